@@ -1,0 +1,31 @@
+# Two commands do everything from a fresh clone: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ifneq ($(wildcard ../shared/data),)
+export SEMID_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/semid demo --out demo --json demo/compare.json
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Torch first and alone: the pinned release has a CPU wheel, any other pulls CUDA packages.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

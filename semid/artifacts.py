@@ -1,0 +1,226 @@
+"""Directory artifacts: ``config.json`` with checksums, data files beside it, replaced atomically.
+
+An artifact is written under a temporary name beside its target and renamed into place, so a crash, a full
+disk or an interrupt leaves either the old artifact or the new one, never half of one.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from semid.errors import InputError
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+SETTINGS_NAME = "settings.toml"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@dataclass(kw_only=True)
+class ArtifactWriter:
+    """A directory being written. Put files under ``path`` and facts into ``details``."""
+
+    path: Path
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays as the safetensors file ``name``."""
+        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, self.path / name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished artifact. ``checksum`` identifies its contents, whatever the settings that made them."""
+
+    path: Path
+    kind: str
+    settings: dict[str, Any]
+    details: dict[str, Any]
+    parents: dict[str, str]
+    files: dict[str, dict[str, Any]]
+    checksum: str
+
+    def verified(self, name: str) -> Path:
+        """Path of one file after comparing its sha256 with the recorded one.
+
+        Raises:
+            InputError: the file is not part of the artifact or its contents have changed.
+        """
+        if name not in self.files:
+            raise InputError(f"{self.path} has no file {name}; it is not a complete {self.kind} artifact.")
+        path = self.path / name
+        if _sha256(path) != self.files[name]["sha256"]:
+            raise InputError(f"{path} does not match its checksum; it was changed or damaged: make it again.")
+        return path
+
+    def load_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Read a safetensors file written by :meth:`ArtifactWriter.save_arrays`, checksum verified."""
+        path = self.verified(name)
+        try:
+            arrays: dict[str, np.ndarray] = load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a readable safetensors file ({error}): make it again.") from None
+        return arrays
+
+    def require_parent(self, name: str, parent: "Artifact") -> None:
+        """Raise InputError unless this artifact was made from ``parent``."""
+        if self.parents.get(name) != parent.checksum:
+            raise InputError(
+                f"{self.path} was made from another {name} than {parent.path}; "
+                f"use the {name} it was made from, or make it again from this one."
+            )
+
+
+@contextmanager
+def create_artifact(
+    path: Path,
+    kind: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    parents: Mapping[str, Artifact] | None = None,
+) -> Iterator[ArtifactWriter]:
+    """Write an artifact: the body fills ``writer.path``; leaving it without an error puts it in place.
+
+    Args:
+        path: target directory; an artifact already there is replaced, anything else is refused.
+        kind: what it is, such as ``"dataset"``; checked on opening.
+        settings: plain values that reproduce it; also written as ``settings.toml``.
+        parents: artifacts it was made from; their checksums are recorded.
+
+    Raises:
+        InputError: the target exists and is not an artifact.
+    """
+    _refuse_foreign_target(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        writer = ArtifactWriter(path=partial)
+        yield writer
+        plain = plain_settings(settings or {})
+        (partial / SETTINGS_NAME).write_text(tomli_w.dumps(plain), encoding="utf-8")
+        config = {
+            "kind": kind,
+            "format_version": FORMAT_VERSION,
+            "settings": plain,
+            "details": writer.details,
+            "parents": {name: parent.checksum for name, parent in (parents or {}).items()},
+            "files": _describe_files(partial),
+        }
+        (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        _replace_directory(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_artifact(path: Path, kind: str) -> Artifact:
+    """Open an artifact, checking kind, format version and that every file has its recorded size.
+
+    Raises:
+        InputError: nothing there, another kind, another version, or a file missing or truncated.
+    """
+    config_path = path / CONFIG_NAME
+    if not config_path.is_file():
+        raise InputError(f"No {kind} at {path}: {_HOW_TO_MAKE.get(kind, 'check the path')}.")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        found, version = config["kind"], config["format_version"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        raise InputError(
+            f"{config_path} is not a semid artifact description: make the {kind} again."
+        ) from None
+    if found != kind:
+        raise InputError(f"{path} is a {found}, not a {kind}: {_HOW_TO_MAKE.get(kind, 'check the path')}.")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version} but this semid reads version {FORMAT_VERSION}: "
+            f"make the {kind} again."
+        )
+    for name, entry in config["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            raise InputError(f"{file} is missing or truncated: make the {kind} again.")
+    contents = json.dumps([kind, version, sorted((n, e["sha256"]) for n, e in config["files"].items())])
+    return Artifact(
+        path=path,
+        kind=kind,
+        settings=config["settings"],
+        details=config["details"],
+        parents=config["parents"],
+        files=config["files"],
+        checksum=hashlib.sha256(contents.encode()).hexdigest(),
+    )
+
+
+_HOW_TO_MAKE = {
+    "dataset": "make one with `semid data prepare SRC DST`",
+    "tokenizer": "make one with `semid fit`",
+    "model": "make one with `semid train`",
+    "checkpoint": "start without --resume",
+}
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as TOML and JSON can hold them: None left out, tuples as lists, paths as strings."""
+    plain: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            plain[key] = plain_settings(value)
+        elif isinstance(value, list | tuple):
+            plain[key] = list(value)
+        elif isinstance(value, Path):
+            plain[key] = str(value)
+        elif value is not None:
+            plain[key] = value
+    return plain
+
+
+def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
+    # settings.toml only repeats what config.json says, and must not change the identity of the contents.
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != SETTINGS_NAME)
+    return {
+        p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_foreign_target(path: Path) -> None:
+    if path.is_dir() and not (path / CONFIG_NAME).exists() and any(path.iterdir()):
+        raise InputError(f"{path} exists and is not a semid artifact: choose another place or remove it.")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, but an artifact is a directory: choose another place.")
+
+
+def _replace_directory(new: Path, target: Path) -> None:
+    """Put ``new`` at ``target``; a directory already there is swapped out in one step, then removed."""
+    if not target.exists():
+        new.rename(target)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    exchange = getattr(libc, "renameat2", None)
+    swapped = exchange is not None and 0 == exchange(
+        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE
+    )
+    if not swapped:  # not Linux, or a file system without exchange: two renames, a short gap between them
+        old = new.with_suffix(".old")
+        target.rename(old)
+        new.rename(target)
+        shutil.rmtree(old, ignore_errors=True)

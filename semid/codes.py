@@ -1,0 +1,69 @@
+"""Semantic IDs: which codes an item has, and which item has given codes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from semid.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticIds:
+    """The codes of every item row of one catalogue.
+
+    Attributes:
+        codes: (N, L) int32, level by level from coarse to fine.
+        num_codes: K per level; ``codes[:, l] < num_codes[l]``.
+    """
+
+    codes: np.ndarray
+    num_codes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 2 or self.codes.shape[1] != len(self.num_codes):
+            raise InputError(f"Codes have shape {self.codes.shape}, expected (N, {len(self.num_codes)}).")
+        if prod(self.num_codes) >= 2**63:
+            raise InputError(
+                f"{self.num_codes} codes a level do not fit into 63 bits: use fewer or smaller levels."
+            )
+        if len(self.codes) and (self.codes.min() < 0 or (self.codes.max(axis=0) >= self.num_codes).any()):
+            raise InputError(f"Codes lie outside 0..K-1 for K = {self.num_codes}.")
+
+    @property
+    def num_items(self) -> int:
+        return len(self.codes)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.num_codes)
+
+    def keys(self, codes: np.ndarray | None = None, *, levels: int | None = None) -> np.ndarray:
+        """Pack the first ``levels`` codes of each row into one int64 that sorts like the codes do. (M,)"""
+        rows = self.codes if codes is None else codes
+        key = np.zeros(len(rows), np.int64)
+        for level in range(self.num_levels if levels is None else levels):
+            key = key * self.num_codes[level] + rows[:, level]
+        return key
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Item rows sorted by their codes. (N,) int64"""
+        return np.argsort(self.keys(), kind="stable")
+
+    @cached_property
+    def _sorted_keys(self) -> np.ndarray:
+        return self.keys()[self.order]
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether no two items share all their codes."""
+        return bool((np.diff(self._sorted_keys) > 0).all())
+
+    def items_of(self, codes: np.ndarray) -> np.ndarray:
+        """Item row of each (M, L) row of codes, the lowest row if several share them, -1 if none. (M,) int64"""
+        wanted = self.keys(codes)
+        position = np.searchsorted(self._sorted_keys, wanted)
+        clipped = np.minimum(position, self.num_items - 1)
+        return np.where(self._sorted_keys[clipped] == wanted, self.order[clipped], -1)

@@ -1,0 +1,1 @@
+"""Input formats in, one prepared dataset out: the only owner of raw files."""

@@ -1,0 +1,77 @@
+"""The event log: what every user did, in time order, as flat arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ACTION_UNKNOWN = -1
+TIME_MISSING = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True, eq=False)
+class EventLog:
+    """M events of U users; user u's events are ``offsets[u]:offsets[u + 1]``, oldest first.
+
+    Attributes:
+        items: (M,) int32 item rows.
+        actions: (M,) int8 index into the dataset's action names, ACTION_UNKNOWN where not given.
+        times: (M,) int64 Unix seconds, TIME_MISSING where not given.
+        offsets: (U + 1,) int64.
+    """
+
+    items: np.ndarray
+    actions: np.ndarray
+    times: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def num_users(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_events(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Q questions "what does this user take next?", with their answers.
+
+    The history of query q is ``log.items[start[q]:end[q]]``; for given queries ``log`` is their own log,
+    otherwise it is the dataset's.
+
+    Attributes:
+        log: where the histories lie.
+        users: (Q,) int32 user rows.
+        start, end: (Q,) int64 event positions in ``log``.
+        target_items: (G,) int32 item rows, all queries one after the other.
+        target_actions: (G,) int8, as in EventLog.
+        target_offsets: (Q + 1,) int64.
+    """
+
+    log: EventLog
+    users: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    target_items: np.ndarray
+    target_actions: np.ndarray
+    target_offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def select(self, rows: np.ndarray) -> "Queries":
+        """The queries at the given positions, targets included."""
+        counts = np.diff(self.target_offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        targets = np.repeat(self.target_offsets[:-1][rows], counts) + within
+        return Queries(
+            log=self.log,
+            users=self.users[rows],
+            start=self.start[rows],
+            end=self.end[rows],
+            target_items=self.target_items[targets],
+            target_actions=self.target_actions[targets],
+            target_offsets=offsets,
+        )

@@ -1,0 +1,59 @@
+"""What is known of items and users beside events: categorical columns and embeddings."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+FIELD_MISSING = 0
+FIELD_UNKNOWN = 1
+FIELD_RESERVED = 2
+
+
+@dataclass(frozen=True, eq=False)
+class ListField:
+    """A column with several values a row. ``values[offsets[r]:offsets[r + 1]]`` are row r's, as int32 codes.
+
+    ``size`` is the number of codes including FIELD_MISSING and FIELD_UNKNOWN; a row without values is missing.
+    """
+
+    offsets: np.ndarray
+    values: np.ndarray
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Categorical columns of R rows.
+
+    Code 0 is *missing*, code 1 is *unknown* (a value never seen in training), values start at 2.
+
+    Attributes:
+        names: the F single-value columns.
+        sizes: number of codes of each, the two reserved ones included.
+        values: (R, F) int32.
+        lists: multi-value columns by name.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    values: np.ndarray
+    lists: dict[str, ListField] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """One embedding of the items.
+
+    Attributes:
+        name: its id, such as ``"82"`` or ``"minilm_384"``.
+        vectors: (N, D) float16 or float32; rows that are not valid hold zeros and mean nothing.
+        valid: (N,) bool, whether the item has this embedding.
+    """
+
+    name: str
+    vectors: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])

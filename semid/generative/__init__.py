@@ -1,0 +1,1 @@
+"""The decoder: features, trunk, heads, training and constrained beam search."""
