@@ -140,9 +140,7 @@ def open_artifact(path: Path, kind: str) -> Artifact:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         found, version = config["kind"], config["format_version"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise InputError(
-            f"{config_path} is not a semid artifact description: make the {kind} again."
-        ) from None
+        raise InputError(f"{config_path} is not a semid artifact description: make the {kind} again.") from None
     if found != kind:
         raise InputError(f"{path} is a {found}, not a {kind}: {_HOW_TO_MAKE.get(kind, 'check the path')}.")
     if version != FORMAT_VERSION:
@@ -192,9 +190,7 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
     # settings.toml only repeats what config.json says, and must not change the identity of the contents.
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != SETTINGS_NAME)
-    return {
-        p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files
-    }
+    return {p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
 
 
 def _sha256(path: Path) -> str:
@@ -216,8 +212,9 @@ def _replace_directory(new: Path, target: Path) -> None:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     exchange = getattr(libc, "renameat2", None)
-    swapped = exchange is not None and 0 == exchange(
-        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE
+    swapped = (
+        exchange is not None
+        and exchange(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) == 0
     )
     if not swapped:  # not Linux, or a file system without exchange: two renames, a short gap between them
         old = new.with_suffix(".old")

@@ -25,9 +25,7 @@ class SemanticIds:
         if self.codes.ndim != 2 or self.codes.shape[1] != len(self.num_codes):
             raise InputError(f"Codes have shape {self.codes.shape}, expected (N, {len(self.num_codes)}).")
         if prod(self.num_codes) >= 2**63:
-            raise InputError(
-                f"{self.num_codes} codes a level do not fit into 63 bits: use fewer or smaller levels."
-            )
+            raise InputError(f"{self.num_codes} codes a level do not fit into 63 bits: use fewer or smaller levels.")
         if len(self.codes) and (self.codes.min() < 0 or (self.codes.max(axis=0) >= self.num_codes).any()):
             raise InputError(f"Codes lie outside 0..K-1 for K = {self.num_codes}.")
 
@@ -54,7 +52,8 @@ class SemanticIds:
 
     @cached_property
     def _sorted_keys(self) -> np.ndarray:
-        return self.keys()[self.order]
+        keys: np.ndarray = self.keys()[self.order]
+        return keys
 
     @property
     def is_unique(self) -> bool:

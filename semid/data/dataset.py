@@ -87,9 +87,7 @@ class Dataset:
         """
         if name not in self.queries or not len(self.queries[name]):
             there = ", ".join(s for s, q in self.queries.items() if len(q)) or "none"
-            raise InputError(
-                f"{self.location} has no queries in split {name!r}; splits with queries: {there}."
-            )
+            raise InputError(f"{self.location} has no queries in split {name!r}; splits with queries: {there}.")
         return self.queries[name]
 
     @property
@@ -164,15 +162,11 @@ class _DatasetReader:
         except ValueError:  # an empty array cannot be mapped
             array = np.load(path, allow_pickle=False)
         except OSError as error:
-            raise InputError(
-                f"Cannot read {path} ({error.strerror or error}): prepare the dataset again."
-            ) from None
+            raise InputError(f"Cannot read {path} ({error.strerror or error}): prepare the dataset again.") from None
         return array
 
     def _events(self, folder: str) -> EventLog:
-        return EventLog(
-            *(self._array(f"{folder}/{name}") for name in ("items", "actions", "times", "offsets"))
-        )
+        return EventLog(*(self._array(f"{folder}/{name}") for name in ("items", "actions", "times", "offsets")))
 
     def _queries(self, split: str, events: EventLog) -> Queries:
         folder = f"queries/{split}"
@@ -190,9 +184,7 @@ class _DatasetReader:
             sizes=tuple(facts["sizes"]),
             values=self._array(f"{folder}/single"),
             lists={
-                name: ListField(
-                    self._array(f"{folder}/{name}.offsets"), self._array(f"{folder}/{name}.values"), size
-                )
+                name: ListField(self._array(f"{folder}/{name}.offsets"), self._array(f"{folder}/{name}.values"), size)
                 for name, size in facts["lists"].items()
             },
         )

@@ -39,9 +39,7 @@ class ArrayWriter:
     def close(self) -> None:
         """Write the header; the file is complete after this."""
         shape = (self.length, *self.row_shape)
-        text = (
-            f"{{'descr': {npy.dtype_to_descr(self.dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-        )
+        text = f"{{'descr': {npy.dtype_to_descr(self.dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
         prefix = npy.magic(1, 0) + (_HEADER_BYTES - 10).to_bytes(2, "little")
         self._file.seek(0)
         self._file.write(prefix + text.encode("latin1").ljust(_HEADER_BYTES - 11) + b"\n")
