@@ -132,7 +132,8 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """``start, start + 1, …, start + length - 1`` of every row, one after the other. (sum(lengths),) int64"""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    rows: np.ndarray = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return rows
 
 
 class _DatasetReader:
