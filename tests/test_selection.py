@@ -1,0 +1,41 @@
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from semid.selection import best_positions, nth_unseen, rank_by_score, seen_before, sorted_seen
+
+FEW_VALUES = st.sampled_from([-np.inf, -3.0, -1.0, -0.5, 0.0])
+
+
+@settings(deadline=None)
+@given(scores=npst.arrays(np.float64, (3, 9), elements=FEW_VALUES), count=st.integers(1, 11))
+def test_best_positions_break_ties_by_position(scores: np.ndarray, count: int) -> None:
+    positions, cut = best_positions(torch.from_numpy(scores), count)
+    for row, found, left in zip(scores, positions.tolist(), cut.tolist(), strict=True):
+        order = sorted(range(9), key=lambda i: (-row[i], i))
+        assert found == sorted(found)
+        assert [i for i in found if row[i] > -np.inf] == sorted(i for i in order[:count] if row[i] > -np.inf)
+        assert left == (row[order[count]] if count < 9 else -np.inf)
+
+
+def test_rank_by_score_keeps_positions_of_equals_in_order() -> None:
+    assert rank_by_score(torch.tensor([[0.0, 2.0, 0.0, 2.0, -1.0]])).tolist() == [[1, 3, 0, 2, 4]]
+
+
+@settings(deadline=None)
+@given(positions=npst.arrays(np.int64, (2, 7), elements=st.integers(-1, 12)), limit=st.integers(1, 12))
+def test_seen_arithmetic_equals_sets(positions: np.ndarray, limit: int) -> None:
+    seen = sorted_seen(torch.from_numpy(positions), limit)
+    for row, given_row in zip(seen, positions, strict=True):
+        truth = sorted({p for p in given_row.tolist() if 0 <= p < limit})
+        unseen = [p for p in range(limit) if p not in truth]
+        before = seen_before(row[None], torch.arange(limit + 1)[None])[0]
+        assert before.tolist() == [sum(t < p for t in truth) for p in range(limit + 1)]
+        assert nth_unseen(row[None], torch.arange(len(unseen))[None])[0].tolist() == unseen
+
+
+def test_no_seen_items_leave_everything_unseen() -> None:
+    seen = sorted_seen(torch.zeros(2, 0, dtype=torch.int64), 5)
+    assert nth_unseen(seen, torch.arange(5).expand(2, -1)).tolist() == [[0, 1, 2, 3, 4]] * 2
