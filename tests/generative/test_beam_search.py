@@ -141,6 +141,20 @@ def test_exact_search_is_exact_from_any_start(data: st.DataObject, ids: Semantic
         )
 
 
+def test_exactness_is_claimed_sometimes_and_never_wrongly() -> None:
+    ids = SemanticIds(np.random.default_rng(0).integers(0, 5, (60, 3)).astype(np.int32), (5, 5, 5))
+    decoder, trie = TableDecoder(ids.num_codes, seed=0), CodeTrie.build(ids)
+    users = range(40)
+    truth = [[-s for s, _, _ in enumerate_all(decoder, ids, user, list(range(60)), [])] for user in users]
+    claimed = 0
+    for beam, k in [(2, 1), (3, 3), (6, 2), (10, 10), (20, 5)]:
+        result = beam_search(decoder, states(*users), trie, beam=beam, k=k)
+        for user in result.exact.nonzero()[:, 0].tolist():
+            np.testing.assert_allclose(result.scores[user].numpy(), truth[user][:k], atol=1e-12)
+        claimed += int(result.exact.sum())
+    assert 20 < claimed < 180
+
+
 def test_users_do_not_influence_each_other() -> None:
     ids = SemanticIds(np.random.default_rng(0).integers(0, 6, (80, 3)).astype(np.int32), (6, 6, 6))
     decoder, trie = TableDecoder(ids.num_codes, seed=1), CodeTrie.build(ids)
