@@ -1,0 +1,242 @@
+"""What a token is made of: item encoder, event context, profile; each input a switch.
+
+Shapes: N items, D width, L levels, F categorical fields.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semid.codes import SemanticIds
+from semid.data.dataset import Dataset
+from semid.data.features import FIELD_MISSING, Fields, ListField
+from semid.errors import InputError
+from semid.generative.histories import GAP_MISSING, HOUR_MISSING, WEEKDAY_MISSING, TokenBatch
+from semid.generative.layers import EmbeddingTables
+
+FEATURES = ("id", "codes", "content", "fields", "action", "time", "profile")
+# Larger catalogues share rows of two tables, by remainders of two primes (as in OnePiece, arXiv 2512.07424).
+MAX_ID_ROWS = 1 << 20
+ID_PRIMES = (1_048_573, 1_048_559)
+MAX_FIELD_ROWS = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class ListColumn:
+    """A multi-value column on the device: values of row r at ``offsets[r]:offsets[r + 1]``."""
+
+    offsets: Tensor
+    values: Tensor
+    size: int
+
+    @staticmethod
+    def of(field: ListField) -> "ListColumn":
+        return ListColumn(
+            torch.from_numpy(field.offsets[:]).long(), torch.from_numpy(field.values[:]).long(), field.size
+        )
+
+    def with_empty_row(self) -> "ListColumn":
+        return ListColumn(torch.cat([self.offsets, self.offsets[-1:]]), self.values, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What is known of every item and user, as tensors; the model embeds it but does not own it.
+
+    Attributes:
+        codes: (N, L) int64.
+        num_codes: K per level.
+        content: (N, C) float32 fused SVD vectors, unit mean square over the known items.
+        known: (N,) bool, whether content is real.
+        trained: (N,) bool, whether training saw the item; other ids carry no embedding.
+        item_fields, user_fields: single-value columns (N, F) and (U + 1, F) int64, with their sizes; the last
+            user row is that of somebody unknown, all missing.
+        item_lists, user_lists: multi-value columns.
+        num_actions: actions that are told apart.
+        has_times: whether events carry time.
+    """
+
+    codes: Tensor
+    num_codes: tuple[int, ...]
+    content: Tensor
+    known: Tensor
+    trained: Tensor
+    item_fields: Tensor
+    item_sizes: tuple[int, ...]
+    item_lists: tuple[ListColumn, ...]
+    user_fields: Tensor
+    user_sizes: tuple[int, ...]
+    user_lists: tuple[ListColumn, ...]
+    num_actions: int
+    has_times: bool
+
+    @property
+    def num_items(self) -> int:
+        return len(self.codes)
+
+    @staticmethod
+    def of(dataset: Dataset, semantic_ids: SemanticIds, content: Tensor, known: Tensor) -> "Catalogue":
+        """Gather a dataset's features and a tokenizer's codes and vectors.
+
+        Raises:
+            InputError: the tokenizer was fitted on another number of items.
+        """
+        if semantic_ids.num_items != dataset.num_items:
+            raise InputError(
+                f"The tokenizer has codes for {semantic_ids.num_items} items but {dataset.location} has "
+                f"{dataset.num_items}: fit the tokenizer on this dataset."
+            )
+        content = content.float()
+        energy = content[known].square().mean().sqrt() if bool(known.any()) else torch.ones(())
+        log = dataset.events
+        return Catalogue(
+            codes=torch.from_numpy(semantic_ids.codes).long(),
+            num_codes=semantic_ids.num_codes,
+            content=torch.where(known[:, None], content / energy.clamp(min=1e-12), 0.0),
+            known=known,
+            trained=torch.from_numpy(dataset.train_counts > 0),
+            item_fields=_single(dataset.item_fields),
+            item_sizes=dataset.item_fields.sizes,
+            item_lists=tuple(ListColumn.of(field) for field in dataset.item_fields.lists.values()),
+            user_fields=F.pad(_single(dataset.user_fields), (0, 0, 0, 1), value=FIELD_MISSING),
+            user_sizes=dataset.user_fields.sizes,
+            user_lists=tuple(ListColumn.of(field).with_empty_row() for field in dataset.user_fields.lists.values()),
+            num_actions=len(dataset.action_names),
+            has_times=bool(log.num_events) and bool((log.times[: 1 << 20] >= 0).any()),
+        )
+
+    def available(self) -> tuple[str, ...]:
+        """The features this catalogue can feed."""
+        there = {
+            "id": True,
+            "codes": True,
+            "content": bool(self.known.any()),
+            "fields": bool(self.item_sizes or self.item_lists),
+            "action": self.num_actions > 1,
+            "time": self.has_times,
+            "profile": bool(self.user_sizes or self.user_lists),
+        }
+        return tuple(name for name in FEATURES if there[name])
+
+    def to(self, device: torch.device) -> "Catalogue":
+        """The same catalogue on another device."""
+
+        def move(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device)
+            if isinstance(value, tuple) and value and isinstance(value[0], ListColumn):
+                return tuple(ListColumn(c.offsets.to(device), c.values.to(device), c.size) for c in value)
+            return value
+
+        return Catalogue(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
+
+
+def _single(fields: Fields) -> Tensor:
+    return torch.from_numpy(fields.values[:]).long()
+
+
+class FieldsEncoder(nn.Module):
+    """Sum of one embedding a categorical column; the mean over the values of a multi-value column."""
+
+    def __init__(self, sizes: tuple[int, ...], list_sizes: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.single = EmbeddingTables([min(size, MAX_FIELD_ROWS) for size in sizes], width)
+        self.lists = EmbeddingTables([min(size, MAX_FIELD_ROWS) for size in list_sizes], width)
+
+    def forward(self, values: Tensor, lists: tuple[ListColumn, ...], rows: Tensor) -> Tensor:
+        """Encode ``rows`` (M,) of the (R, F) values and the list columns. (M, D)"""
+        chosen = values[rows]
+        parts = [self.single.column(index, chosen[:, index]) for index in range(len(self.single))]
+        parts += [self._mean(index, column, rows) for index, column in enumerate(lists)]
+        return torch.stack(parts).sum(0)
+
+    def _mean(self, index: int, column: ListColumn, rows: Tensor) -> Tensor:
+        start = column.offsets[rows]
+        length = column.offsets[rows + 1] - start
+        owner = torch.arange(len(rows), device=rows.device).repeat_interleave(length)
+        first = length.cumsum(0) - length
+        place = torch.arange(len(owner), device=rows.device) + (start - first)[owner]
+        values = self.lists.column(index, column.values[place])
+        sums = values.new_zeros(len(rows), values.shape[1]).index_add(0, owner, values)
+        return sums / length.clamp(min=1)[:, None]
+
+
+class ItemEncoder(nn.Module):
+    """One vector an item, used both as input token and as item tower.
+
+    The sum of the parts that are switched on. Items that training never saw get no id part, and ids are
+    dropped at random while training, so that cold items can live from codes, content and columns.
+    """
+
+    def __init__(self, catalogue: Catalogue, width: int, features: tuple[str, ...], id_dropout: float) -> None:
+        super().__init__()
+        self.id_dropout = id_dropout
+        rows = catalogue.num_items
+        sizes = ID_PRIMES if rows > MAX_ID_ROWS else (rows,)
+        self.ids = EmbeddingTables(sizes, width) if "id" in features else None
+        self.codes = EmbeddingTables(catalogue.num_codes, width) if "codes" in features else None
+        self.content = nn.Linear(catalogue.content.shape[1], width) if "content" in features else None
+        self.unknown = nn.Parameter(torch.zeros(width)) if "content" in features else None
+        lists = tuple(column.size for column in catalogue.item_lists)
+        self.fields = FieldsEncoder(catalogue.item_sizes, lists, width) if "fields" in features else None
+        if self.content is not None:
+            nn.init.normal_(self.content.weight, std=0.05 / catalogue.content.shape[1] ** 0.5)
+            nn.init.zeros_(self.content.bias)
+
+    def forward(self, catalogue: Catalogue, rows: Tensor) -> Tensor:
+        """Vectors of item ``rows`` (M,). (M, D)"""
+        parts: list[Tensor] = []
+        if self.ids is not None:
+            keep = catalogue.trained[rows]
+            if self.training and self.id_dropout:
+                keep = keep & (torch.rand(len(rows), device=rows.device) >= self.id_dropout)
+            parts.append(self.ids([rows] * len(self.ids)) * keep[:, None])
+        if self.codes is not None:
+            parts.append(self.codes(catalogue.codes[rows].unbind(1)))
+        if self.content is not None and self.unknown is not None:
+            projected = self.content(catalogue.content[rows])
+            parts.append(torch.where(catalogue.known[rows, None], projected, self.unknown))
+        if self.fields is not None:
+            parts.append(self.fields(catalogue.item_fields, catalogue.item_lists, rows))
+        return torch.stack([part.float() for part in parts]).sum(0)
+
+
+class ContextEncoder(nn.Module):
+    """What an event adds to its item: the action taken and when it happened. (R, S, D)"""
+
+    def __init__(self, num_actions: int, width: int, features: tuple[str, ...]) -> None:
+        super().__init__()
+        times = (GAP_MISSING + 1, HOUR_MISSING + 1, WEEKDAY_MISSING + 1)
+        self.action = EmbeddingTables((num_actions + 1,), width) if "action" in features else None
+        self.time = EmbeddingTables(times, width) if "time" in features else None
+
+    def forward(self, batch: TokenBatch) -> Tensor | None:
+        parts: list[Tensor] = []
+        if self.action is not None:
+            parts.append(self.action([batch.actions]))
+        if self.time is not None:
+            parts.append(self.time([batch.gaps, batch.hours, batch.weekdays]))
+        return torch.stack(parts).sum(0) if parts else None
+
+
+class NextActionCondition(nn.Module):
+    """Tell a state which action is wanted next: FiLM (arXiv 1709.07871), starting as the identity.
+
+    Action 0 is *any*. The condition enters after the trunk, so one pass over the history serves every action.
+    """
+
+    def __init__(self, num_actions: int, width: int) -> None:
+        super().__init__()
+        self.action = nn.Embedding(num_actions + 1, width)
+        self.film = nn.Linear(width, 2 * width)
+        nn.init.normal_(self.action.weight, std=0.02)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """States (P, D) conditioned on actions (P,). (P, D)"""
+        scale, shift = self.film(F.silu(self.action(action))).chunk(2, dim=-1)
+        result: Tensor = state * (1 + scale) + shift
+        return result

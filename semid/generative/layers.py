@@ -1,0 +1,177 @@
+"""Transformer layers: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Shapes: B rows, T tokens, D width, H query heads, G key/value heads, C width of one head.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Keys and values of earlier tokens, (B, G, T, C) each, rotated already."""
+
+    keys: Tensor
+    values: Tensor
+
+    def select(self, rows: Tensor) -> "KeyValues":
+        """Take rows (B',) of the batch, as when beams continue from their parents."""
+        return KeyValues(self.keys[rows], self.values[rows])
+
+
+class EmbeddingTables(nn.Module):
+    """One embedding table a column of indices.
+
+    An index past the end of its table wraps around, which is how a large set of ids shares the rows of a small
+    table.
+    """
+
+    def __init__(self, sizes: Sequence[int], width: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        for index in range(len(sizes)):
+            nn.init.normal_(self._table(index).weight, std=std)
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def _table(self, index: int) -> nn.Embedding:
+        table = self.tables[index]
+        assert isinstance(table, nn.Embedding)
+        return table
+
+    def column(self, index: int, values: Tensor) -> Tensor:
+        """Embeddings (..., D) of the values (...) of one column."""
+        table = self._table(index)
+        result: Tensor = table(values % table.num_embeddings)
+        return result
+
+    def forward(self, columns: Iterable[Tensor]) -> Tensor:
+        """Sum over the columns, (...) each. (..., D)"""
+        return torch.stack([self.column(index, values) for index, values in enumerate(columns)]).sum(0)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight over the last dimension, in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+def rotary_table(positions: Tensor, head_width: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions (arXiv 2104.09864).
+
+    Args:
+        positions: (B, T) integer positions.
+        head_width: C, even.
+
+    Returns:
+        (B, 1, T, C) each, the two halves of C holding the same angles.
+    """
+    frequency = base ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)
+    angle = positions[:, None, :, None].float() * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply rotary positions to (B, H, T, C) queries or keys."""
+    cos, sin = table
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245) with rotary positions.
+
+    Args:
+        width: D.
+        num_heads: H query heads; ``width`` is a multiple of it.
+        num_kv_heads: G key/value heads; H is a multiple of it.
+    """
+
+    def __init__(self, width: int, num_heads: int, num_kv_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_width = num_heads, num_kv_heads, width // num_heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, num_kv_heads * self.head_width, bias=False)
+        self.value = nn.Linear(width, num_kv_heads * self.head_width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, past: KeyValues | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Attend from T new tokens to themselves and the past.
+
+        Args:
+            x_BTD: new tokens.
+            table: rotary table of their positions.
+            mask: (B, 1, T, T_all) bool, True where attention is allowed; None attends to everything.
+            past: keys and values of earlier tokens.
+
+        Returns:
+            (B, T, D) and the keys and values of all tokens.
+        """
+        batch, tokens, width = x_BTD.shape
+        query = rotate(self._heads(self.query(x_BTD), self.num_heads), table)
+        key = rotate(self._heads(self.key(x_BTD), self.num_kv_heads), table)
+        value = self._heads(self.value(x_BTD), self.num_kv_heads)
+        if past is not None:
+            key, value = torch.cat([past.keys, key], dim=2), torch.cat([past.values, value], dim=2)
+        groups = self.num_heads // self.num_kv_heads
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(groups, dim=1) if groups > 1 else key,
+            value.repeat_interleave(groups, dim=1) if groups > 1 else value,
+            attn_mask=mask,
+        )
+        return self.output(mixed.transpose(1, 2).reshape(batch, tokens, width)), KeyValues(key, value)
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        batch, tokens, _ = x.shape
+        return x.view(batch, tokens, heads, self.head_width).transpose(1, 2)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return result
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block; the feed-forward part is any module from (B, T, D) to (B, T, D)."""
+
+    def __init__(
+        self, width: int, num_heads: int, num_kv_heads: int, feed_forward: nn.Module, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(width)
+        self.attention = Attention(width, num_heads, num_kv_heads)
+        self.feed_forward_norm = RMSNorm(width)
+        self.feed_forward = feed_forward
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, past: KeyValues | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """See :meth:`Attention.forward`."""
+        mixed, cache = self.attention(self.attention_norm(x_BTD), table, mask, past)
+        x_BTD = x_BTD + self.dropout(mixed)
+        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD))), cache

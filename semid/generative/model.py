@@ -1,0 +1,286 @@
+"""The model: one causal trunk over a user's events and three heads (codes, item vector, next action).
+
+Shapes: R rows, S tokens, P positions with a target, D width, N items, M chosen items.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semid.errors import InputError
+from semid.generative.code_decoder import CodeDecoder
+from semid.generative.features import (
+    FEATURES,
+    Catalogue,
+    ContextEncoder,
+    FieldsEncoder,
+    ItemEncoder,
+    NextActionCondition,
+)
+from semid.generative.histories import TokenBatch
+from semid.generative.layers import Block, RMSNorm, SwiGLU, rotary_table
+from semid.generative.losses import action_loss, code_loss, full_softmax_loss, sampled_softmax_loss
+from semid.generative.moe import MoE, MoEConfig
+
+MAX_SCALE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the model, its inputs and the weights of its losses.
+
+    Attributes:
+        width: D of every token.
+        layers: blocks of the trunk.
+        heads, kv_heads: query and key/value heads of each block.
+        hidden: inside of the SwiGLU; 8/3 of the width, rounded up to 32, if 0.
+        decoder_layers: blocks of the code decoder.
+        context: most recent events that a position sees.
+        dropout: on token inputs and residual branches.
+        id_dropout: share of items whose id part is left out of a training step.
+        condition_dropout: share of positions trained without knowing the next action.
+        features: inputs that are switched on; those that the data lacks are left out.
+        next_action: condition states on the next action, where there are several actions.
+        moe: experts in place of the trunk's SwiGLUs; None for dense.
+        contrastive_weight, code_weight, action_weight: of the three losses; 0 leaves a loss out.
+        full_softmax_items: catalogues up to this size are trained with the full softmax.
+        negatives: uniform negatives in the bank of larger catalogues.
+        scale: initial inverse temperature of the cosine; learned.
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    hidden: int = 0
+    decoder_layers: int = 1
+    context: int = 100
+    dropout: float = 0.3
+    id_dropout: float = 0.1
+    condition_dropout: float = 0.2
+    features: tuple[str, ...] = FEATURES
+    next_action: bool = True
+    moe: MoEConfig | None = None
+    contrastive_weight: float = 1.0
+    code_weight: float = 0.5
+    action_weight: float = 0.1
+    full_softmax_items: int = 50_000
+    negatives: int = 4096
+    scale: float = 15.0
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads) or self.heads % self.kv_heads:
+            raise InputError(
+                f"width={self.width} must be an even multiple of heads={self.heads}, "
+                f"and heads a multiple of kv_heads={self.kv_heads}."
+            )
+        unknown = set(self.features) - set(FEATURES)
+        if unknown:
+            raise InputError(f"Unknown features {sorted(unknown)}; known: {', '.join(FEATURES)}.")
+        if not {"id", "codes", "content", "fields"} & set(self.features):
+            raise InputError("The item needs at least one of the features id, codes, content, fields.")
+        if self.contrastive_weight <= 0 and self.code_weight <= 0:
+            raise InputError("contrastive_weight and code_weight are both 0: nothing would be learned.")
+        if self.context < 1:
+            raise InputError(f"context={self.context} must be at least 1 event.")
+
+    @property
+    def inner(self) -> int:
+        """Width inside the SwiGLU."""
+        return self.hidden or -(-self.width * 8 // 3 // 32) * 32
+
+    def restricted_to(self, available: tuple[str, ...]) -> "ModelConfig":
+        """The same with the features that the data has."""
+        kept = tuple(name for name in self.features if name in available)
+        return replace(self, features=kept, next_action=self.next_action and "action" in available)
+
+
+PRESETS = {
+    "tiny": ModelConfig(width=64),
+    "small": ModelConfig(width=128),
+    "base": ModelConfig(width=256, layers=4, heads=8, kv_heads=4),
+    "large": ModelConfig(width=512, layers=8, heads=8, kv_heads=4),
+}
+
+
+class Model(nn.Module):
+    """Trunk and heads. The catalogue is handed to each call; the weights do not contain it."""
+
+    def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
+        super().__init__()
+        self.config = config
+        width, features = config.width, config.features
+        self.items = ItemEncoder(catalogue, width, features, config.id_dropout)
+        self.tower = SwiGLU(width, config.inner)
+        nn.init.zeros_(self.tower.down.weight)
+        self.context = ContextEncoder(catalogue.num_actions, width, features)
+        self.profile = (
+            FieldsEncoder(catalogue.user_sizes, tuple(c.size for c in catalogue.user_lists), width)
+            if "profile" in features
+            else None
+        )
+        self.token_norm = RMSNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.kv_heads, self._feed_forward(), config.dropout)
+            for _ in range(config.layers)
+        )
+        self.norm = RMSNorm(width)
+        self.condition = NextActionCondition(catalogue.num_actions, width) if config.next_action else None
+        self.action_head = nn.Linear(2 * width, catalogue.num_actions) if catalogue.num_actions > 1 else None
+        self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
+        self.code_decoder = CodeDecoder(
+            catalogue.num_codes,
+            width=width,
+            num_heads=config.heads,
+            num_kv_heads=config.kv_heads,
+            hidden=config.inner,
+            num_layers=config.decoder_layers,
+            dropout=config.dropout,
+        )
+
+    def _feed_forward(self) -> nn.Module:
+        if self.config.moe is not None:
+            return MoE(self.config.width, self.config.moe)
+        return SwiGLU(self.config.width, self.config.inner)
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature of the cosine between states and items."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def experts(self) -> Iterator[MoE]:
+        """The mixture-of-experts layers, if any."""
+        return (module for module in self.modules() if isinstance(module, MoE))
+
+    def states(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None = None) -> Tensor:
+        """Trunk state after each token, not yet conditioned on an action. (R, S, D)
+
+        Args:
+            all_items: (N, D) item encodings if they are at hand already.
+        """
+        if all_items is None:
+            rows, places = torch.unique(batch.items, return_inverse=True)
+            tokens = self.items(catalogue, rows)[places]
+        else:
+            tokens = all_items[batch.items]
+        extra = self.context(batch)
+        tokens = tokens if extra is None else tokens + extra
+        if self.profile is not None:
+            users = batch.users[batch.profile] % len(catalogue.user_fields)  # -1 is somebody unknown
+            encoded = self.profile(catalogue.user_fields, catalogue.user_lists, users)
+            tokens = tokens.masked_scatter(batch.profile[..., None], encoded.to(tokens.dtype))
+        x = self.dropout(self.token_norm(tokens))
+        same = batch.segments[:, :, None] == batch.segments[:, None, :]
+        mask = same.tril()[:, None]
+        table = rotary_table(batch.positions, self.config.width // self.config.heads)
+        for block in self.blocks:
+            x, _ = block(x, table, mask)
+        final: Tensor = self.norm(x)
+        return final
+
+    def conditioned(self, states: Tensor, actions: Tensor) -> Tensor:
+        """States (P, D) told the next action (P,), 0 for any. (P, D)"""
+        if self.condition is None:
+            return states
+        result: Tensor = self.condition(states, actions)
+        return result
+
+    def item_vectors(self, encoded: Tensor) -> Tensor:
+        """Unit vectors (M, D) of the item tower from item encodings (M, D), float32."""
+        return F.normalize((encoded + self.tower(F.rms_norm(encoded, encoded.shape[-1:]))).float(), dim=-1)
+
+    def query_vectors(self, states: Tensor) -> Tensor:
+        """Unit vectors (P, D) that item vectors are compared with, float32."""
+        return F.normalize(states.float(), dim=-1)
+
+    def action_logits(self, states: Tensor, item_vectors: Tensor) -> Tensor:
+        """Logits (P, A) of the action on a given next item."""
+        assert self.action_head is not None
+        result: Tensor = self.action_head(torch.cat([states, item_vectors.to(states.dtype)], dim=-1))
+        return result
+
+    def losses(
+        self, batch: TokenBatch, catalogue: Catalogue, log_popularity: Tensor, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """The losses of one batch by name, each a mean over the positions with a target.
+
+        Args:
+            log_popularity: (N,) log share of each item among training events, for sampled negatives.
+            dtype: of the large matrix products.
+        """
+        full = catalogue.num_items <= self.config.full_softmax_items and self.config.contrastive_weight > 0
+        with torch.autocast(batch.items.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            everything = None
+            if full:
+                rows = torch.arange(catalogue.num_items, device=batch.items.device)
+                everything = self.items(catalogue, rows)
+            wanted = batch.targets >= 0
+            targets, target_actions = batch.targets[wanted], batch.target_actions[wanted]
+            raw = self.states(batch, catalogue, everything)[wanted]
+            told = target_actions
+            if self.training and self.config.condition_dropout:
+                told = told * (torch.rand(len(told), device=told.device) >= self.config.condition_dropout)
+            states = self.conditioned(raw, told)
+            weights = torch.ones(len(targets), device=targets.device)
+            losses: dict[str, Tensor] = {}
+            vectors = None
+            if full and everything is not None:
+                vectors = self.item_vectors(everything)
+                losses["contrastive"] = full_softmax_loss(
+                    self.query_vectors(states), vectors, self.scale, targets, weights, dtype
+                )
+                positive = vectors[targets]
+            else:
+                positive = self.item_vectors(self.items(catalogue, targets))
+                if self.config.contrastive_weight > 0:
+                    losses["contrastive"] = self._sampled(
+                        states, targets, positive, batch.segments[wanted], catalogue, log_popularity, weights
+                    )
+            if self.config.code_weight > 0:
+                codes = catalogue.codes[targets]
+                losses["codes"] = code_loss(self.code_decoder(states, codes), codes, weights)
+            if self.action_head is not None and self.config.action_weight > 0:
+                losses["action"] = action_loss(self.action_logits(raw, positive), target_actions)
+        return losses
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum that is minimised."""
+        config = self.config
+        weight = {
+            "contrastive": config.contrastive_weight,
+            "codes": config.code_weight,
+            "action": config.action_weight,
+        }
+        return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
+
+    def _sampled(
+        self,
+        states: Tensor,
+        targets: Tensor,
+        positive: Tensor,
+        histories: Tensor,
+        catalogue: Catalogue,
+        log_popularity: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Bank = the positives of the batch and uniform negatives, each item with its expected count."""
+        count = self.config.negatives
+        uniform = torch.randint(catalogue.num_items, (count,), device=targets.device)
+        bank_rows = torch.cat([targets, uniform])
+        expected = len(targets) * log_popularity[bank_rows].exp() + count / catalogue.num_items
+        bank = torch.cat([positive, self.item_vectors(self.items(catalogue, uniform))])
+        return sampled_softmax_loss(
+            self.query_vectors(states),
+            targets,
+            bank,
+            bank_rows,
+            expected.log(),
+            self.scale,
+            weights,
+            histories=histories,
+            bank_histories=torch.cat([histories, histories.new_full((count,), -1)]),
+        )

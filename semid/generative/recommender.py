@@ -1,0 +1,270 @@
+"""The trained recommender: one artifact that turns histories into generated items and into query vectors."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.artifacts import Artifact, create_artifact, open_artifact
+from semid.codes import SemanticIds
+from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
+from semid.errors import InputError
+from semid.generative.beam_search import beam_search
+from semid.generative.features import Catalogue
+from semid.generative.histories import BatchBuilder, query_segments
+from semid.generative.model import Model
+from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
+from semid.generative.trie import CodeTrie
+from semid.ranking import Ranking
+
+KIND = "model"
+ANY_ACTION = "any"
+_BATCH_QUERIES = 256
+_ENCODE_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class QueryStates:
+    """Trunk states (Q, D) of Q queries, conditioned on the wanted action, on the model's device."""
+
+    states: Tensor
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def batches(self, size: int = _BATCH_QUERIES) -> Iterator[slice]:
+        """Slices of at most ``size`` queries."""
+        return (slice(first, first + size) for first in range(0, len(self), size))
+
+
+class GenerativeRecommender:
+    """A model with the catalogue it was trained on.
+
+    Args:
+        model: trained.
+        catalogue: codes and features of every item and user.
+        candidates: (C,) item rows that may be recommended.
+        action_names: of the dataset.
+    """
+
+    def __init__(
+        self, model: Model, catalogue: Catalogue, candidates: np.ndarray, action_names: Sequence[str]
+    ) -> None:
+        self.model, self.catalogue = model.eval(), catalogue
+        self.candidates = np.asarray(candidates, np.int64)
+        self.action_names = tuple(action_names)
+        self.artifact: Artifact | None = None
+
+    @cached_property
+    def trie(self) -> CodeTrie:
+        """The candidates' codes."""
+        ids = SemanticIds(self.catalogue.codes.cpu().numpy().astype(np.int32), self.catalogue.num_codes)
+        return CodeTrie.build(ids, self.candidates, device=self.catalogue.codes.device)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """(N, D) float32 unit vectors of all items."""
+        return self._item_vectors.cpu().numpy()
+
+    @cached_property
+    @torch.inference_mode()
+    def _item_vectors(self) -> Tensor:
+        count, device = self.catalogue.num_items, self.catalogue.codes.device
+        parts = [
+            self.model.item_vectors(
+                self.model.items(self.catalogue, torch.arange(first, min(first + _ENCODE_ROWS, count), device=device))
+            )
+            for first in range(0, count, _ENCODE_ROWS)
+        ]
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode(self, queries: Queries, action: str = ANY_ACTION) -> QueryStates:
+        """Run the trunk over each query's history.
+
+        Args:
+            queries: with at least one event of history each.
+            action: wanted next action, one of the dataset's, or ``"any"``.
+
+        Raises:
+            InputError: an unknown action, or a query without history.
+        """
+        wanted = self._action_code(action)
+        builder = BatchBuilder(
+            query_segments(queries, self.model.config.context), profile="profile" in self.model.config.features
+        )
+        empty = np.flatnonzero(builder.lengths == 0)
+        if len(empty):
+            raise InputError(
+                f"Query {int(empty[0])} has an empty history ({len(empty)} such): give each at least one item."
+            )
+        device = self.catalogue.codes.device
+        order = np.argsort(builder.lengths, kind="stable")  # batches of like lengths waste no padding
+        result = torch.empty(len(queries), self.model.config.width, device=device)
+        for first in range(0, len(order), _BATCH_QUERIES):
+            rows = order[first : first + _BATCH_QUERIES]
+            batch = builder.build([[int(row)] for row in rows], int(builder.lengths[rows].max())).to(device)
+            states = self.model.states(batch, self.catalogue)
+            last = states[torch.arange(len(rows), device=device), batch.last_tokens()]
+            actions = torch.full((len(rows),), wanted, device=device)
+            result[torch.from_numpy(rows)] = self.model.conditioned(last, actions)
+        return QueryStates(result)
+
+    @torch.inference_mode()
+    def generate(self, states: QueryStates, *, beam: int, k: int, seen: np.ndarray | None = None) -> Ranking:
+        """Items whose codes the code decoder finds most probable, by constrained beam search.
+
+        Args:
+            states: from :meth:`encode`.
+            beam: width, at least k.
+            seen: (Q, S) item rows to leave out, -1 padded.
+
+        Returns:
+            Scores are log-probabilities.
+        """
+        parts = []
+        for part in states.batches():
+            block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
+            found = beam_search(self.model.code_decoder, states.states[part], self.trie, beam=beam, k=k, seen=block)
+            parts.append(found.ranking())
+        return Ranking.concatenate(parts)
+
+    def query_vectors(self, states: QueryStates) -> np.ndarray:
+        """(Q, D) float32 unit vectors to search the item vectors with."""
+        return self.model.query_vectors(states.states).cpu().numpy()
+
+    @torch.inference_mode()
+    def code_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
+        """log p(codes of item) for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
+
+        def score(state: Tensor, rows: Tensor) -> Tensor:
+            return self.model.code_decoder.score(state, self.catalogue.codes[rows])
+
+        return self._score(states, items, score)
+
+    @torch.inference_mode()
+    def dense_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
+        """Cosine over temperature for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
+
+        def score(state: Tensor, rows: Tensor) -> Tensor:
+            vectors = self._item_vectors[rows]
+            query = self.model.query_vectors(state)[:, :, None]
+            return (vectors @ query)[:, :, 0] * self.model.scale
+
+        return self._score(states, items, score)
+
+    def _score(self, states: QueryStates, items: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+        result = np.full(items.shape, -np.inf, np.float32)
+        for part in states.batches():
+            rows = torch.from_numpy(np.maximum(items[part], 0)).to(states.states.device)
+            result[part] = score(states.states[part], rows).float().cpu().numpy()
+        result[items < 0] = -np.inf
+        return result
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[int]] | Queries,
+        *,
+        beam: int = 50,
+        k: int = 10,
+        filter_seen: bool = False,
+        action: str = ANY_ACTION,
+    ) -> Ranking:
+        """Generate the next items after each history of item rows, oldest first."""
+        queries = histories if isinstance(histories, Queries) else queries_from_histories(histories)
+        self._check_items(queries)
+        seen = seen_items(queries) if filter_seen else None
+        return self.generate(self.encode(queries, action), beam=max(beam, k), k=k, seen=seen)
+
+    def _check_items(self, queries: Queries) -> None:
+        items = queries.log.items
+        if len(items) and (items.min() < 0 or items.max() >= self.catalogue.num_items):
+            raise InputError(
+                f"A history holds item rows outside 0..{self.catalogue.num_items - 1}: map raw ids to rows first."
+            )
+
+    def _action_code(self, action: str) -> int:
+        if action == ANY_ACTION:
+            return 0
+        if action not in self.action_names:
+            raise InputError(f"Unknown action {action!r}; known: {', '.join((ANY_ACTION, *self.action_names))}.")
+        return self.action_names.index(action) + 1
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        parents: Mapping[str, Artifact] | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write weights and catalogue as one artifact; ``history`` becomes ``log.jsonl``."""
+        with create_artifact(Path(path), KIND, settings=settings, parents=parents) as writer:
+            weights = {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
+            writer.save_arrays("model.safetensors", weights)
+            arrays, facts = catalogue_to_arrays(self.catalogue)
+            writer.save_arrays("catalogue.safetensors", {**arrays, "candidates": self.candidates})
+            lines = "".join(f"{json.dumps(record)}\n" for record in history)
+            (writer.path / "log.jsonl").write_text(lines, encoding="utf-8")
+            writer.details |= {
+                "model": asdict(self.model.config),
+                "catalogue": facts,
+                "action_names": list(self.action_names),
+                **(details or {}),
+            }
+
+    @staticmethod
+    def load(path: str | Path, device: str | torch.device = "cpu") -> "GenerativeRecommender":
+        """Open a saved recommender.
+
+        Raises:
+            InputError: no model there, another version, or a damaged file.
+        """
+        artifact = open_artifact(Path(path), KIND)
+        arrays = artifact.load_arrays("catalogue.safetensors")
+        candidates = arrays.pop("candidates")
+        catalogue = catalogue_from_arrays(arrays, artifact.details["catalogue"]).to(torch.device(device))
+        model = Model(model_config_from_facts(artifact.details["model"]), catalogue)
+        weights = artifact.load_arrays("model.safetensors")
+        try:
+            model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        except RuntimeError:
+            raise InputError(f"The weights in {path} do not fit its configuration: train the model again.") from None
+        recommender = GenerativeRecommender(model.to(device), catalogue, candidates, artifact.details["action_names"])
+        recommender.artifact = artifact
+        return recommender
+
+
+def queries_from_histories(histories: Sequence[Sequence[int]]) -> Queries:
+    """Queries without targets, users or times from plain lists of item rows."""
+    lengths = np.array([len(history) for history in histories], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    total, count = int(offsets[-1]), len(histories)
+    items = np.fromiter((item for history in histories for item in history), np.int32, total)
+    log = EventLog(items, np.full(total, ACTION_UNKNOWN, np.int8), np.full(total, TIME_MISSING), offsets)
+    return Queries(
+        log=log,
+        users=np.full(count, -1, np.int32),
+        start=offsets[:-1],
+        end=offsets[1:],
+        target_items=np.empty(0, np.int32),
+        target_actions=np.empty(0, np.int8),
+        target_offsets=np.zeros(count + 1, np.int64),
+    )
+
+
+def seen_items(queries: Queries) -> np.ndarray:
+    """(Q, S) int64 items of each query's whole history, -1 padded."""
+    lengths = queries.end - queries.start
+    seen = np.full((len(queries), int(lengths.max(initial=0))), -1, np.int64)
+    columns = np.arange(seen.shape[1])
+    inside = columns < lengths[:, None]
+    seen[inside] = queries.log.items[(queries.start[:, None] + columns)[inside]]
+    return seen

@@ -1,0 +1,75 @@
+"""A model's configuration and catalogue as arrays and plain facts, and back."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.generative.features import Catalogue, ListColumn
+from semid.generative.model import ModelConfig
+from semid.generative.moe import MoEConfig
+
+_TENSORS = ("codes", "content", "known", "trained", "item_fields", "user_fields")
+_SMALL = {"codes": np.int32, "item_fields": np.int32, "user_fields": np.int32}
+
+
+def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays for safetensors, and the facts that go into ``config.json``."""
+    arrays = {}
+    for name in _TENSORS:
+        array = getattr(catalogue, name).cpu().numpy()
+        arrays[name] = array.astype(_SMALL.get(name, array.dtype))
+    for kind, columns in (("item", catalogue.item_lists), ("user", catalogue.user_lists)):
+        for index, column in enumerate(columns):
+            arrays[f"{kind}_list.{index}.offsets"] = column.offsets.cpu().numpy()
+            arrays[f"{kind}_list.{index}.values"] = column.values.cpu().numpy().astype(np.int32)
+    facts = {
+        "num_codes": list(catalogue.num_codes),
+        "item_sizes": list(catalogue.item_sizes),
+        "user_sizes": list(catalogue.user_sizes),
+        "item_list_sizes": [column.size for column in catalogue.item_lists],
+        "user_list_sizes": [column.size for column in catalogue.user_lists],
+        "num_actions": catalogue.num_actions,
+        "has_times": catalogue.has_times,
+    }
+    return arrays, facts
+
+
+def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Catalogue:
+    """The inverse of :func:`catalogue_to_arrays`."""
+    tensors: dict[str, Tensor] = {}
+    for name in _TENSORS:
+        tensor = torch.from_numpy(arrays[name])
+        tensors[name] = tensor.long() if name in _SMALL else tensor
+
+    def columns(kind: str) -> tuple[ListColumn, ...]:
+        return tuple(
+            ListColumn(
+                torch.from_numpy(arrays[f"{kind}_list.{index}.offsets"]),
+                torch.from_numpy(arrays[f"{kind}_list.{index}.values"]).long(),
+                size,
+            )
+            for index, size in enumerate(facts[f"{kind}_list_sizes"])
+        )
+
+    return Catalogue(
+        **tensors,
+        num_codes=tuple(facts["num_codes"]),
+        item_sizes=tuple(facts["item_sizes"]),
+        item_lists=columns("item"),
+        user_sizes=tuple(facts["user_sizes"]),
+        user_lists=columns("user"),
+        num_actions=facts["num_actions"],
+        has_times=facts["has_times"],
+    )
+
+
+def model_config_from_facts(facts: dict[str, Any]) -> ModelConfig:
+    """A configuration from its ``dataclasses.asdict`` form after a round trip through JSON."""
+    values = {field.name: facts[field.name] for field in fields(ModelConfig) if field.name in facts}
+    values["features"] = tuple(values["features"])
+    if values.get("moe"):
+        values["moe"] = MoEConfig(**values["moe"])
+    return ModelConfig(**values)

@@ -1,0 +1,286 @@
+"""Training: epochs of packed batches, validation, early stopping, checkpoints that resume to the same result."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from semid.artifacts import create_artifact, open_artifact, plain_settings
+from semid.data.dataset import Dataset
+from semid.errors import InputError
+from semid.generative.features import Catalogue
+from semid.generative.histories import BatchBuilder, training_segments
+from semid.generative.model import Model
+from semid.generative.optim import build_optimizer, learning_rate_factor, matrix_dtype
+
+logger = logging.getLogger(__name__)
+CHECKPOINT_KIND = "checkpoint"
+
+Validate = Callable[[Model], dict[str, float]]
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training events; the learning rate falls to its end over these.
+        max_minutes: stop after this long and keep the best; 0 for no limit.
+        batch_tokens: tokens of a batch, padding included.
+        learning_rate, weight_decay: of AdamW.
+        warmup_share: share of all steps in which the learning rate rises.
+        clip: largest norm of the gradient.
+        patience: stop after this many validations in a row without a better one.
+        checkpoint_minutes: how often a running training is saved for ``--resume``, at least.
+        precision: of the matrix products, ``auto``, ``float32`` or ``bfloat16``.
+        seed: of initial weights, data order and dropout.
+    """
+
+    epochs: int = 30
+    max_minutes: float = 0.0
+    batch_tokens: int = 4096
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    warmup_share: float = 0.05
+    clip: float = 1.0
+    patience: int = 6
+    checkpoint_minutes: float = 2.0
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_tokens < 1 or self.patience < 1 or self.max_minutes < 0:
+            raise InputError("epochs, batch_tokens and patience must be at least 1, max_minutes at least 0.")
+        if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.warmup_share < 1:
+            raise InputError("learning_rate and clip must be above 0, warmup_share between 0 and 1.")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise InputError(f"precision={self.precision!r} must be auto, float32 or bfloat16.")
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """Where a training stands; all of it goes into a checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    stale: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one model on one dataset.
+
+    Args:
+        model: with fresh weights; its weights are the best ones when :meth:`run` returns.
+        dataset, catalogue: what to train on; the catalogue's device is where training runs.
+        config: how.
+        validate: from the model to metrics; ``"objective"`` decides which weights are the best.
+        checkpoint: directory for checkpoints; None keeps none.
+        identity: settings that a resumed run must share, checked on resume.
+        log: file that gets one JSON line an epoch.
+        progress: called with (what, done, total).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        dataset: Dataset,
+        catalogue: Catalogue,
+        config: TrainConfig,
+        validate: Validate,
+        *,
+        checkpoint: Path | None = None,
+        identity: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.catalogue, self.config, self.validate = model, catalogue, config, validate
+        self.checkpoint, self.progress = checkpoint, progress or (lambda what, done, total: None)
+        self.identity = plain_settings({"train": asdict(config), **(identity or {})})
+        self.device = catalogue.codes.device
+        self.dtype = matrix_dtype(config.precision, self.device)
+        self.optimizer: AdamW = build_optimizer(model, config.learning_rate, config.weight_decay)
+        self.state = _Progress()
+        self.best_weights = _copy(model.state_dict())
+        profile = "profile" in model.config.features
+        segments = training_segments(dataset, model.config.context, profile=profile)
+        if not len(segments):
+            raise InputError(f"{dataset.location} has no user with two training events: nothing to learn from.")
+        self.builder = BatchBuilder(segments, profile=profile)
+        self.row_tokens = max(int(self.builder.lengths.max()), min(64, config.batch_tokens))
+        self.rows_per_batch = max(1, config.batch_tokens // self.row_tokens)
+        popularity = torch.from_numpy(dataset.train_counts).to(self.device).float()
+        self.log_popularity = (popularity / popularity.sum().clamp(min=1)).clamp(min=1e-12).log()
+        tokens = int(self.builder.lengths.sum())
+        batch_tokens = self.rows_per_batch * self.row_tokens
+        self.steps_per_epoch = -(-tokens // batch_tokens)
+
+    def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
+        """Train to the end, or until validation stops improving; returns one record an epoch.
+
+        Raises:
+            InputError: resuming without a checkpoint or with other settings, or the loss became NaN.
+        """
+        if resume:
+            self._restore()
+        while self.state.epoch < self.config.epochs and not self._finished():
+            self._epoch()
+        self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        return self.state.history
+
+    def discard_checkpoint(self) -> None:
+        """Remove the checkpoint once its result is safe elsewhere."""
+        if self.checkpoint is not None:
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    def _finished(self) -> bool:
+        out_of_time = self.config.max_minutes and self.state.seconds >= 60 * self.config.max_minutes
+        return bool(out_of_time) or self.state.stale >= self.config.patience
+
+    def _epoch(self) -> None:
+        began, state = time.monotonic(), self.state
+        spent = state.seconds
+        saved = began
+        sums: dict[str, float] = {}
+        tokens, steps = 0, 0
+        self.model.train()
+        for batch in self._batches():
+            values = self._step(batch.to(self.device))
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            tokens += int((batch.segments >= 0).sum())
+            steps += 1
+            state.step, state.batch = state.step + 1, state.batch + 1
+            state.seconds = spent + time.monotonic() - began
+            self.progress(f"epoch {state.epoch + 1}", state.batch, self.steps_per_epoch)
+            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                self._save()
+                saved = time.monotonic()
+            if self.config.max_minutes and state.seconds >= 60 * self.config.max_minutes:
+                break
+        trained = time.monotonic() - began
+        self.model.eval()
+        metrics = self.validate(self.model)
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.seconds = spent + time.monotonic() - began
+        self._judge(metrics["objective"])
+        losses = {name: total / max(steps, 1) for name, total in sums.items()}
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "step": state.step,
+                **{f"loss_{name}": round(value, 5) for name, value in losses.items()},
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "tokens_per_second": round(tokens / max(trained, 1e-9)),
+                **{name: round(value, 5) for name, value in metrics.items()},
+                "best_epoch": state.best_epoch,
+                "seconds": round(state.seconds, 1),
+            }
+        )
+        logger.info(json.dumps(state.history[-1]))
+        self._save()
+
+    def _batches(self) -> Iterator[Any]:
+        # The order depends on seed and epoch alone, so a resumed epoch goes on where it was.
+        rng = np.random.default_rng((self.config.seed, self.state.epoch))
+        return self.builder.epoch(self.row_tokens, self.rows_per_batch, rng, skip=self.state.batch)
+
+    def _step(self, batch: Any) -> dict[str, float]:
+        factor = learning_rate_factor(
+            self.state.step, self.steps_per_epoch * self.config.epochs, self.config.warmup_share
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+        losses = self.model.losses(batch, self.catalogue, self.log_popularity, self.dtype)
+        total = self.model.total(losses)
+        if not torch.isfinite(total):
+            raise InputError(
+                f"The loss is {total.item()} at epoch {self.state.epoch + 1}, batch {self.state.batch + 1}: "
+                "use a lower learning rate, or look for extreme values in the embeddings."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        for layer in self.model.experts():
+            layer.balance()
+        return {"total": total.item(), **{name: loss.item() for name, loss in losses.items()}}
+
+    def _judge(self, objective: float) -> None:
+        state = self.state
+        if objective > state.best:
+            state.best, state.best_epoch, state.stale = objective, state.epoch, 0
+            self.best_weights = _copy(self.model.state_dict())
+        else:
+            state.stale += 1
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
+        tensors["random"] = torch.get_rng_state()
+        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+        with create_artifact(self.checkpoint, CHECKPOINT_KIND, settings=self.identity) as writer:
+            writer.save_arrays("checkpoint.safetensors", arrays)
+            writer.details["progress"] = asdict(self.state)
+
+    def _restore(self) -> None:
+        if self.checkpoint is None:
+            raise InputError("There is no checkpoint directory to resume from.")
+        artifact = open_artifact(self.checkpoint, CHECKPOINT_KIND)
+        _require_same(artifact.settings, self.identity, self.checkpoint)
+        tensors = {
+            name: torch.from_numpy(array) for name, array in artifact.load_arrays("checkpoint.safetensors").items()
+        }
+        self.model.load_state_dict(_under(tensors, "model."))
+        self.best_weights = _under(tensors, "best.")
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(tensors, "optimizer.").items():
+            index, _, key = name.partition(".")
+            entries.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        torch.set_rng_state(tensors["random"])
+        self.state = _Progress(**artifact.details["progress"])
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _require_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    old, new = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if different:
+        listed = ", ".join(f"{key} {old.get(key)} → {new.get(key)}" for key in different)
+        raise InputError(f"{path} was started with other settings ({listed}): use those, or start without --resume.")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
