@@ -1,0 +1,132 @@
+"""Exact nearest items by inner product: the oracle of every approximate search, and quick enough for small sets.
+
+Legend: Q queries, C candidates, D width, S seen items, k results.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.errors import InputError
+from semid.ranking import Ranking
+from semid.selection import best_positions, rank_by_score
+
+_QUERY_BLOCK = 256
+
+
+@torch.no_grad()
+def exact_search(
+    queries: np.ndarray | Tensor,
+    items: np.ndarray | Tensor,
+    k: int,
+    item_rows: np.ndarray | None = None,
+    seen: np.ndarray | None = None,
+    block: int = 16384,
+) -> Ranking:
+    """The k items with the largest inner product with each query, equal scores by lowest item row.
+
+    A blocked matrix product: memory is that of 256 queries times ``block`` items, whatever Q and C are. Scores
+    are computed in float32, or in float64 if both sides are.
+
+    Args:
+        queries: (Q, D) floats.
+        items: (C, D) floats; normalise both sides for cosine.
+        k: results per query; lists are padded with -1 where fewer than k items remain.
+        item_rows: (C,) distinct item rows the vectors belong to; ``0..C-1`` if None.
+        seen: (Q, S) item rows never to return, padded with -1.
+        block: items per matrix product.
+
+    Raises:
+        InputError: shapes that do not fit, k < 1, no items, NaN or infinite values.
+    """
+    query_vectors, item_vectors = torch.as_tensor(queries), torch.as_tensor(items)
+    rows = np.arange(len(item_vectors)) if item_rows is None else np.asarray(item_rows, np.int64)
+    check_search(query_vectors.shape, item_vectors.shape, k, rows, None if seen is None else seen.shape)
+    both_double = query_vectors.dtype == item_vectors.dtype == torch.float64
+    dtype = torch.float64 if both_double else torch.float32
+    # Positions follow the rows, so that "lowest position first" means lowest row.
+    order = None if (np.diff(rows) > 0).all() else np.argsort(rows, kind="stable")
+    sorted_rows = rows if order is None else rows[order]
+    found = []
+    for first in range(0, max(len(query_vectors), 1), _QUERY_BLOCK):
+        part = query_vectors[first : first + _QUERY_BLOCK].to(dtype)
+        _check_finite(part, "A query")
+        hidden = None if seen is None else _positions_of(sorted_rows, seen[first : first + _QUERY_BLOCK])
+        positions, scores = _search_block(part, item_vectors, order, hidden, min(k, len(rows)), block)
+        found.append(_as_ranking(sorted_rows, positions, scores, k))
+    return Ranking.concatenate(found)
+
+
+def _search_block(
+    queries: Tensor, items: Tensor, order: np.ndarray | None, hidden: Tensor | None, k: int, block: int
+) -> tuple[Tensor, Tensor]:
+    """Best k positions, in their order, and scores of a block of queries, merged over the blocks of items."""
+    best_scores = queries.new_zeros(len(queries), 0)
+    best = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for low in range(0, len(items), block):
+        high = min(low + block, len(items))
+        part = items[low:high] if order is None else items[torch.from_numpy(order[low:high])]
+        part = part.to(queries)
+        _check_finite(part, "An item")
+        scores = queries @ part.T
+        if hidden is not None:
+            _hide(scores, hidden, low)
+        kept, _ = best_positions(scores, min(k, high - low))
+        # Kept positions of earlier blocks come first, so the merged list is in order of position again.
+        merged_scores = torch.cat([best_scores, scores.gather(1, kept)], dim=1)
+        merged = torch.cat([best, kept.to(best.device) + low], dim=1)
+        again, _ = best_positions(merged_scores, min(k, merged.shape[1]))
+        best_scores, best = merged_scores.gather(1, again), merged.gather(1, again)
+    return best, best_scores
+
+
+def _hide(scores: Tensor, hidden: Tensor, low: int) -> None:
+    """Give -inf to the hidden positions that fall into this block."""
+    within = hidden.to(scores.device) - low
+    query, slot = ((within >= 0) & (within < scores.shape[1])).nonzero(as_tuple=True)
+    scores[query, within[query, slot]] = -torch.inf
+
+
+def _positions_of(sorted_rows: np.ndarray, rows: np.ndarray) -> Tensor:
+    """Position of each row among the sorted ones, -1 if it is not there."""
+    position = np.searchsorted(sorted_rows, rows).clip(max=len(sorted_rows) - 1)
+    return torch.from_numpy(np.where(sorted_rows[position] == rows, position, -1))
+
+
+def _as_ranking(sorted_rows: np.ndarray, positions: Tensor, scores: Tensor, k: int) -> Ranking:
+    order = rank_by_score(scores)
+    ranked = scores.gather(1, order).cpu().numpy().astype(np.float32)
+    items = np.where(ranked > -np.inf, sorted_rows[positions.gather(1, order).cpu().numpy()], -1)
+    missing = ((0, 0), (0, k - items.shape[1]))
+    return Ranking(
+        np.pad(items, missing, constant_values=-1),
+        np.pad(ranked, missing, constant_values=-np.inf),
+        np.ones(len(items), bool),
+    )
+
+
+def check_search(
+    queries: tuple[int, ...], items: tuple[int, ...], k: int, rows: np.ndarray, seen: tuple[int, ...] | None
+) -> None:
+    """What every vector search asks of its input.
+
+    Raises:
+        InputError: shapes that do not fit each other, no items, repeated rows or k < 1.
+    """
+    if len(queries) != 2 or len(items) != 2 or queries[1] != items[1]:
+        raise InputError(f"Queries {tuple(queries)} and items {tuple(items)} must be matrices of the same width.")
+    if not items[0]:
+        raise InputError("There are no items to search: give at least one candidate.")
+    if len(rows) != items[0]:
+        raise InputError(f"There are {items[0]} item vectors but {len(rows)} item rows: give one row for each.")
+    if len(np.unique(rows)) != len(rows):
+        raise InputError("Item rows repeat: give every item once.")
+    if k < 1:
+        raise InputError(f"{k} results per query were asked for: k must be at least 1.")
+    if seen is not None and (len(seen) != 2 or seen[0] != queries[0]):
+        raise InputError(f"Seen items have shape {tuple(seen)}: give ({queries[0]}, S) item rows, padded with -1.")
+
+
+def _check_finite(vectors: Tensor, what: str) -> None:
+    if not bool(torch.isfinite(vectors).all()):
+        raise InputError(f"{what} vector holds NaN or infinity: the embeddings or the model are broken.")
