@@ -68,3 +68,24 @@ class EmbeddingBuilder:
     def close(self) -> None:
         self._vectors.close()
         self._valid.close()
+
+
+def check_join(
+    name: str, joined: int, num_rows: int, num_items: int, min_rate: float, row_examples: str, item_examples: str
+) -> float:
+    """Share of the smaller side, embedding rows or items, that found its partner.
+
+    Args:
+        joined: embedding rows whose id is an item's.
+        row_examples, item_examples: some ids of either side, for the message.
+
+    Raises:
+        InputError: the share is below ``min_rate``: the two sides use different ids.
+    """
+    rate = joined / max(1, min(num_rows, num_items))
+    if rate < min_rate:
+        raise InputError(
+            f"Embedding {name} joins {joined} of its {num_rows} rows to {num_items} items, a rate of {rate:.3f} below "
+            f"{min_rate}: its ids ({row_examples}) and the items' ({item_examples}) must be of one kind."
+        )
+    return rate

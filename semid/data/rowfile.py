@@ -43,7 +43,7 @@ class RowFile:
         for first in range(0, len(rows), self._step):
             block = slice(first, first + self._step)
             self._array[rows[block]] = values[block]
-            self._release()
+            release(self._array)
 
     def get(self, rows: np.ndarray) -> np.ndarray:
         """A copy of the given rows. (n, ...)"""
@@ -52,18 +52,24 @@ class RowFile:
             for first in range(0, len(rows), self._step):
                 block = slice(first, first + self._step)
                 found[block] = self._array[rows[block]]
-                self._release()
+                release(self._array)
         return found
-
-    def _release(self) -> None:
-        mapped = self._array.base
-        assert isinstance(mapped, mmap.mmap)
-        # The mapping is shared: dropping its pages from this process loses nothing that was written.
-        mapped.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the mapping."""
         self._array = np.zeros(self.shape, self.dtype) if 0 in self.shape else self._array[:0].copy()
+
+
+def release(array: np.ndarray) -> None:
+    """Drop the pages of a mapped file from this process; nothing that was written is lost.
+
+    Arrays that are not mapped are left alone.
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 class BlockReader:
