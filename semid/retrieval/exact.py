@@ -41,7 +41,8 @@ def exact_search(
     """
     query_vectors, item_vectors = torch.as_tensor(queries), torch.as_tensor(items)
     rows = np.arange(len(item_vectors)) if item_rows is None else np.asarray(item_rows, np.int64)
-    check_search(query_vectors.shape, item_vectors.shape, k, rows, None if seen is None else seen.shape)
+    check_search(query_vectors.shape, item_vectors.shape, k, seen)
+    check_items(len(item_vectors), rows)
     both_double = query_vectors.dtype == item_vectors.dtype == torch.float64
     dtype = torch.float64 if both_double else torch.float32
     # Positions follow the rows, so that "lowest position first" means lowest row.
@@ -105,26 +106,32 @@ def _as_ranking(sorted_rows: np.ndarray, positions: Tensor, scores: Tensor, k: i
     )
 
 
-def check_search(
-    queries: tuple[int, ...], items: tuple[int, ...], k: int, rows: np.ndarray, seen: tuple[int, ...] | None
-) -> None:
-    """What every vector search asks of its input.
+def check_search(queries: tuple[int, ...], items: tuple[int, ...], k: int, seen: np.ndarray | None) -> None:
+    """What every vector search asks of its queries.
 
     Raises:
-        InputError: shapes that do not fit each other, no items, repeated rows or k < 1.
+        InputError: shapes that do not fit each other or k < 1.
     """
     if len(queries) != 2 or len(items) != 2 or queries[1] != items[1]:
         raise InputError(f"Queries {tuple(queries)} and items {tuple(items)} must be matrices of the same width.")
-    if not items[0]:
-        raise InputError("There are no items to search: give at least one candidate.")
-    if len(rows) != items[0]:
-        raise InputError(f"There are {items[0]} item vectors but {len(rows)} item rows: give one row for each.")
-    if len(np.unique(rows)) != len(rows):
-        raise InputError("Item rows repeat: give every item once.")
     if k < 1:
         raise InputError(f"{k} results per query were asked for: k must be at least 1.")
-    if seen is not None and (len(seen) != 2 or seen[0] != queries[0]):
-        raise InputError(f"Seen items have shape {tuple(seen)}: give ({queries[0]}, S) item rows, padded with -1.")
+    if seen is not None and (seen.ndim != 2 or len(seen) != queries[0]):
+        raise InputError(f"Seen items have shape {seen.shape}: give ({queries[0]}, S) item rows, padded with -1.")
+
+
+def check_items(num_items: int, rows: np.ndarray) -> None:
+    """What every vector search asks of its items.
+
+    Raises:
+        InputError: no items, or item rows that repeat or are not one for each vector.
+    """
+    if not num_items:
+        raise InputError("There are no items to search: give at least one candidate.")
+    if len(rows) != num_items:
+        raise InputError(f"There are {num_items} item vectors but {len(rows)} item rows: give one row for each.")
+    if not (np.diff(rows) > 0).all() and len(np.unique(rows)) != len(rows):
+        raise InputError("Item rows repeat: give every item once.")
 
 
 def _check_finite(vectors: Tensor, what: str) -> None:

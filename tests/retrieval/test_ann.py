@@ -1,0 +1,174 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from semid.errors import InputError
+from semid.retrieval.ann import INDEX_NAME, ROWS_NAME, AnnIndex, auto_factory
+from semid.retrieval.exact import exact_search
+
+GENERATOR = np.random.default_rng(0)
+VECTORS = GENERATOR.normal(size=(800, 16)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+QUERIES = GENERATOR.normal(size=(12, 16)).astype(np.float32)
+ROWS = GENERATOR.permutation(2000)[:800]
+
+
+def seen_best(depth: int) -> np.ndarray:
+    """The best items of each query, so that the filter hurts most; the first query has seen nothing."""
+    seen = exact_search(QUERIES, VECTORS, depth, item_rows=ROWS).items
+    seen[0] = -1
+    return seen
+
+
+def test_flat_equals_exact_search() -> None:
+    index = AnnIndex.build(VECTORS, ROWS)
+    assert index.factory == "Flat"
+    for seen in (None, seen_best(100)):
+        found, truth = index.search(QUERIES, 10, seen), exact_search(QUERIES, VECTORS, 10, item_rows=ROWS, seen=seen)
+        np.testing.assert_array_equal(found.items, truth.items)
+        np.testing.assert_allclose(found.scores, truth.scores, rtol=1e-5)
+        assert found.items.dtype == np.int64
+        assert found.exact is not None
+        assert found.exact.all()
+    assert index.recall_against_exact(QUERIES, VECTORS, 10) == 1.0
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW16", "PCA16,IVF8,Flat", "IVF16,SQ8,RFlat", "PCA16,HNSW16"])
+def test_filter_widens_until_k_unseen_items_are_found(factory: str) -> None:
+    index = AnnIndex.build(VECTORS, ROWS, factory)
+    seen = seen_best(300)
+    found = index.search(QUERIES, 20, seen)
+    assert (found.items >= 0).all()
+    assert np.isin(found.items, ROWS).all()
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    for items, hidden in zip(found.items, seen, strict=True):
+        assert len(set(items.tolist())) == 20
+        assert not set(items.tolist()) & set(hidden.tolist())
+    truth = exact_search(QUERIES, VECTORS, 20, item_rows=ROWS, seen=seen).items
+    overlap = np.mean([len(set(a) & set(b)) for a, b in zip(found.items.tolist(), truth.tolist(), strict=True)])
+    assert overlap >= 16
+
+
+def test_scores_are_inner_products() -> None:
+    found = AnnIndex.build(VECTORS, ROWS, "HNSW16").search(QUERIES, 5)
+    position = {row: i for i, row in enumerate(ROWS.tolist())}
+    for query, items, scores in zip(QUERIES, found.items.tolist(), found.scores, strict=True):
+        np.testing.assert_allclose(scores, [VECTORS[position[i]] @ query for i in items], rtol=1e-5)
+    assert found.exact is None
+
+
+def test_fewer_items_than_asked_for() -> None:
+    index = AnnIndex.build(np.eye(3, dtype=np.float32), np.array([7, 5, 9]), "IVF3,Flat")
+    ranking = index.search(np.array([[1.0, 0, 0]]), 5, np.array([[9, -1]]))
+    assert ranking.items.tolist() == [[7, 5, -1, -1, -1]]
+    assert ranking.scores.tolist() == [[1, 0, -np.inf, -np.inf, -np.inf]]
+
+
+def test_lists_are_probed_enough_by_default() -> None:
+    vectors = np.random.default_rng(1).normal(size=(4000, 8)).astype(np.float32)
+    index = AnnIndex.build(vectors, factory="IVF64,Flat")
+    assert index.recall_against_exact(vectors[:100], vectors, 10) > 0.6
+    assert AnnIndex.build(vectors, factory="IVF4,Flat").recall_against_exact(vectors[:50], vectors, 10) == 1.0
+
+
+def test_recall_is_the_share_of_the_exact_list() -> None:
+    index = AnnIndex.build(np.array([[4.0], [3.0], [2.0], [1.0]]))
+    shuffled = np.array([[4.0], [1.0], [2.0], [3.0]])  # another truth: items 0 and 3 lead it, the index says 0 and 1
+    assert index.recall_against_exact(np.array([[1.0]]), shuffled, 2) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("count", "factory"),
+    [(50_000, "Flat"), (65_536, "IVF1024,Flat"), (1_000_000, "IVF4096,Flat"), (10_000_000, "IVF16384_HNSW32,SQ8")],
+)
+def test_automatic_choice(count: int, factory: str) -> None:
+    assert auto_factory(count) == factory
+    faiss: Any = pytest.importorskip("faiss")
+    assert faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT).d == 8
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+def test_save_and_load(tmp_path: Path, factory: str) -> None:
+    index = AnnIndex.build(VECTORS, ROWS, factory)
+    index.save(tmp_path / "new")
+    again = AnnIndex.load(tmp_path / "new", dim=16)
+    assert again.factory == factory
+    np.testing.assert_array_equal(again.search(QUERIES, 10).items, index.search(QUERIES, 10).items)
+
+
+def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no index\.faiss"):
+        AnnIndex.load(tmp_path)
+    AnnIndex.build(VECTORS, ROWS).save(tmp_path)
+    with pytest.raises(InputError, match="width 16, not 32"):
+        AnnIndex.load(tmp_path, dim=32)
+    save_file({"item_rows": np.arange(3)}, tmp_path / ROWS_NAME, metadata={"factory": "Flat"})
+    with pytest.raises(InputError, match="800 vectors but 3 item rows"):
+        AnnIndex.load(tmp_path)
+    save_file({"item_rows": np.arange(800)}, tmp_path / ROWS_NAME)
+    with pytest.raises(InputError, match="damaged"):
+        AnnIndex.load(tmp_path)
+    (tmp_path / ROWS_NAME).write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="damaged"):
+        AnnIndex.load(tmp_path)
+    (tmp_path / INDEX_NAME).write_bytes((tmp_path / INDEX_NAME).read_bytes()[:500])
+    with pytest.raises(InputError, match="damaged"):
+        AnnIndex.load(tmp_path)
+
+
+def test_failing_to_write_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / INDEX_NAME).mkdir()
+    with pytest.raises(OSError, match="could not write"):
+        AnnIndex.build(VECTORS, ROWS).save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("Nonsense", "could not parse index string Nonsense"),
+        ("PQ7", "PQ7"),
+        ("LSH", "LSH"),
+        ("IVF1024,Flat", "cannot train 'IVF1024,Flat' on 800 vectors"),
+    ],
+)
+def test_bad_factory(factory: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        AnnIndex.build(VECTORS, ROWS, factory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "rows", "words"),
+    [
+        (np.zeros((0, 4)), None, "no items"),
+        (np.ones(4), None, "give a matrix"),
+        (np.full((2, 4), np.nan), None, "NaN"),
+        (np.ones((2, 4)), np.array([1, 1]), "repeat"),
+        (np.ones((2, 4)), np.array([1]), "2 item vectors but 1 item rows"),
+    ],
+)
+def test_bad_vectors(vectors: np.ndarray, rows: np.ndarray | None, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        AnnIndex.build(vectors, rows)
+
+
+def test_bad_queries() -> None:
+    index = AnnIndex.build(VECTORS, ROWS)
+    with pytest.raises(InputError, match="same width"):
+        index.search(np.ones((1, 3)), 1)
+    with pytest.raises(InputError, match="at least 1"):
+        index.search(QUERIES, 0)
+    with pytest.raises(InputError, match="NaN"):
+        index.search(QUERIES * np.nan, 1)
+    with pytest.raises(InputError, match="Seen items"):
+        index.search(QUERIES, 1, np.zeros((3, 1), np.int64))
+
+
+def test_without_faiss_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match=r"pip install 'semid\[cpu\]'"):
+        AnnIndex.build(VECTORS, ROWS)
