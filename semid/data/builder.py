@@ -66,6 +66,11 @@ class DatasetBuilder:
         """Users whose events have been appended so far."""
         return self._events.num_users
 
+    @property
+    def has_splits(self) -> bool:
+        """Whether the events appended so far came with split codes."""
+        return self._events.has_splits
+
     def append_events(
         self,
         lengths: np.ndarray,

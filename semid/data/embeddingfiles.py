@@ -85,7 +85,7 @@ def check_join(
     rate = joined / max(1, min(num_rows, num_items))
     if rate < min_rate:
         raise InputError(
-            f"Embedding {name} joins {joined} of its {num_rows} rows to {num_items} items, a rate of {rate:.3f} below "
-            f"{min_rate}: its ids ({row_examples}) and the items' ({item_examples}) must be of one kind."
+            f"Embedding {name} joins {joined} of its {num_rows} rows to {num_items} items, a rate of {rate:.3f} "
+            f"below {min_rate}: its ids ({row_examples}) and the items' ({item_examples}) must be of one kind."
         )
     return rate

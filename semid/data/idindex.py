@@ -23,24 +23,15 @@ class IdIndex:
 
     def __init__(self, ids: pa.Array, where: Callable[[int], str]) -> None:
         self.ids = ids
-        self._order = np.zeros(0, np.int64)
-        self._sorted = np.zeros(0, np.int64)
-        if pa.types.is_integer(ids.type):
-            values = ids.to_numpy()
-            self._order = np.argsort(values, kind="stable")
-            self._sorted = values[self._order]
-            same = np.flatnonzero(np.diff(self._sorted) == 0)
-            twice = self._order[same[0] : same[0] + 2] if len(same) else []
-        else:
-            codes = ids.dictionary_encode().indices.to_numpy()
-            order = np.argsort(codes, kind="stable")
-            same = np.flatnonzero(np.diff(codes[order]) == 0)
-            twice = order[same[0] : same[0] + 2] if len(same) else []
-        if len(twice):
+        keys = ids.to_numpy() if pa.types.is_integer(ids.type) else ids.dictionary_encode().indices.to_numpy()
+        order = np.argsort(keys, kind="stable")
+        same = np.flatnonzero(np.diff(keys[order]) == 0)
+        if len(same):
+            first, second = (int(row) for row in order[same[0] : same[0] + 2])
             raise InputError(
-                f"Item id {ids[int(twice[0])].as_py()!r} occurs twice, at {where(int(twice[0]))} and "
-                f"{where(int(twice[1]))}: keep one."
+                f"Item id {ids[first].as_py()!r} occurs twice, at {where(first)} and {where(second)}: keep one."
             )
+        self._order, self._sorted = order, keys[order]
 
     def __len__(self) -> int:
         return len(self.ids)

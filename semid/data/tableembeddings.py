@@ -74,7 +74,7 @@ def _write_matrix(
     vectors = open_vectors(path)
     if len(vectors) != num_items:
         raise InputError(
-            f"{path} has {len(vectors)} rows but there are {num_items} items: give one vector per item, in their order."
+            f"{path} has {len(vectors)} rows but there are {num_items} items: give a vector per item, in their order."
         )
     embedding = builder.embedding(name, vectors.shape[1], config.float_dtype)
     step = max(1, _CHUNK_BYTES // (vectors.shape[1] * vectors.itemsize))

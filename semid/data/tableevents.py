@@ -53,7 +53,9 @@ def scan_interactions(table: TableFile) -> Scan:
     """
     table.require("user_id", "item_id")
     if not {"timestamp", "position", "split"} & set(table.schema.names):
-        raise InputError(f"{table.path} has no timestamp and no position column: add one, so that events have an order.")
+        raise InputError(
+            f"{table.path} has no timestamp and no position column: add one, so that events have an order."
+        )
     scan, last = Scan(), None
     columns = ["user_id"] + (["action"] if "action" in table else [])
     for first, batch in table.batches(columns):
@@ -169,8 +171,9 @@ def item_rows(table: TableFile, name: str, first_row: int, values: pa.Array, ite
     if len(unknown):
         there = dict.fromkeys(repr(ids[int(position)].as_py()) for position in unknown[:100])
         raise InputError(
-            f"{table.where(first_row + int(unknown[0]))} has {name} {ids[int(unknown[0])].as_py()!r}, which is no item; "
-            f"unknown ids start {', '.join(list(there)[:3])} and items {items.examples()}: add the items or correct the ids."
+            f"{table.where(first_row + int(unknown[0]))} has {name} {ids[int(unknown[0])].as_py()!r}, which is no "
+            f"item; unknown ids start {', '.join(list(there)[:3])} and items start {items.examples()}: "
+            "add the items or correct the ids."
         )
     return rows.astype(np.int32)
 
@@ -187,15 +190,14 @@ def split_codes(table: TableFile, first_row: int, values: pa.Array) -> np.ndarra
     if codes.null_count:
         row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(
-            f"{table.where(first_row + row)} has split {values[row].as_py()!r}: it must be 0, 1, 2 or train, valid, test."
+            f"{table.where(first_row + row)} has split {values[row].as_py()!r}: "
+            "it must be 0, 1, 2 or train, valid, test."
         )
     found: np.ndarray = codes.to_numpy()
     return found.astype(np.int8)
 
 
-def _by_user(
-    builder: DatasetBuilder, scan: Scan, reader: _Normaliser, progress: Progress
-) -> Iterator[pa.Table]:
+def _by_user(builder: DatasetBuilder, scan: Scan, reader: _Normaliser, progress: Progress) -> Iterator[pa.Table]:
     """Chunks of events of consecutive users, every user whole, users in the order of their ids."""
     total = reader.table.num_rows
     if scan.sorted_by_user:
@@ -259,9 +261,7 @@ def _append(builder: DatasetBuilder, users: UserRows, chunk: pa.Table) -> None:
     counts = np.bincount(codes, minlength=len(ids))
     lengths = users.add(ids, counts)
     splits = columns["split"][order] if "split" in columns else None
-    builder.append_events(
-        lengths, columns["item"][order], columns["action"][order], columns["time"][order], splits
-    )
+    builder.append_events(lengths, columns["item"][order], columns["action"][order], columns["time"][order], splits)
 
 
 def _sorted_users(values: pa.Array) -> tuple[pa.Array, np.ndarray]:

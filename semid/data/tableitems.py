@@ -15,7 +15,9 @@ from semid.data.tablefiles import TableFile, decoded
 _NOT_FIELDS = frozenset({"item_id", "user_id", "raw_id", "title", "text"})
 
 
-def write_fields(builder: DatasetBuilder, kind: str, table: TableFile | None, rows: np.ndarray, num_rows: int) -> None:
+def write_fields(
+    builder: DatasetBuilder, kind: str, table: TableFile | None, rows: np.ndarray, num_rows: int
+) -> None:
     """Write the fields of ``kind`` ``"items"`` or ``"users"``.
 
     A column becomes a field if its values are shared: at most half as many distinct values as there are values.
@@ -52,9 +54,7 @@ def write_fields(builder: DatasetBuilder, kind: str, table: TableFile | None, ro
     _put_lists(fields, rows, lists)
 
 
-def _put_lists(
-    fields: FieldsBuilder, rows: np.ndarray, lists: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> None:
+def _put_lists(fields: FieldsBuilder, rows: np.ndarray, lists: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for name, (lengths, codes) in lists.items():
         fields.put_list(name, rows, lengths, codes)
 

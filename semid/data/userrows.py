@@ -43,14 +43,16 @@ class UserRows:
             self._rows[self._next :] = self._num_rows + np.arange(len(rest))
             self._next = len(self._wanted)
             self._write(pa.array(rest))
-            empty = np.zeros(0, np.int64)
-            self._builder.append_without_events(len(rest))
-            assert not len(empty)
+            none = np.zeros(0, np.int64)
+            self._builder.append_events(
+                np.zeros(len(rest), np.int64), none, none, none, none if self._builder.has_splits else None
+            )
 
     def rows(self, ids: pa.Array) -> np.ndarray:
         """Rows of wanted ids. (n,) int64"""
         place: np.ndarray = pc.index_in(ids, pa.array(self._wanted, ids.type)).to_numpy()
-        return self._rows[place]
+        rows: np.ndarray = self._rows[place]
+        return rows
 
     def _merged(self, ids: pa.Array, counts: np.ndarray) -> tuple[pa.Array, np.ndarray]:
         last: Any = ids[-1].as_py()
