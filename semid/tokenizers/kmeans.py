@@ -14,8 +14,8 @@ import torch
 
 from semid.errors import InputError
 
-# Elements of one tile of distances: it stays in the second-level cache between product and argmin.
-_TILE_ELEMENTS = 1 << 18
+# Elements of one tile of distances: 8 MB. Smaller ones cost more in threads waiting for each other than they save.
+_TILE_ELEMENTS = 1 << 21
 _UPDATE_ROWS = 1 << 14
 # A start is a k-means++ draw, moved towards the mean by each of these factors; the better one after a few passes is
 # kept. On residuals of real embeddings most of a vector is noise, and centroids that start far out strand: they keep
@@ -100,8 +100,11 @@ def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
     Returns:
         (N,) int32 codes and (N,) float32 squared distances.
     """
-    codes = np.empty(len(vectors), np.int32)
+    codes = np.zeros(len(vectors), np.int32)
     distances = np.empty(len(vectors), np.float32)
+    if len(centroids) == 1:  # one centroid needs no search
+        difference = vectors - centroids
+        return codes, np.einsum("nd,nd->n", difference, difference)
     for rows, tile in distance_tiles(vectors, centroids):
         codes[rows] = tile.argmin(1)
         difference = vectors[rows] - centroids[codes[rows]]

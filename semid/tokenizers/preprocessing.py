@@ -1,8 +1,10 @@
 """Several embeddings, partly missing, as one short vector an item: centre, scale, concatenate, truncated SVD.
 
-Each embedding e is centred on its valid rows and scaled so that its mean energy (squared length) is its weight. With z
-the concatenation, S = E[z zᵀ] = U Λ Uᵀ and t = Uᵀ z the leading components. S is taken block by block over the rows
-that have both embeddings, in one streamed pass, so rows lacking some still count.
+Each embedding e is centred on its valid rows and scaled so that its mean energy (squared length) is its weight. With
+z the concatenation, S = E[z zᵀ] = U Λ Uᵀ and t = Uᵀ z the leading components. S is taken block by block over the rows
+that have both embeddings, in one streamed pass, so rows lacking some still count. Where two embeddings have n rows in
+common out of the m of the rarer one, their block is shrunk by n / (n + (1 − n/m)·min(D_e, D_f)): taken from a handful
+of rows it would be mostly noise.
 
 An item lacking some embeddings is projected from those it has. The model is z_e = U_e t + noise_e, with t ~ N(0, Λ')
 and noise_e ~ N(0, ψ_e I), where ψ_e is what the components leave of the energy of e: probabilistic PCA (Tipping and
@@ -135,7 +137,7 @@ class Preprocessor:
                     projections[key] = self._projection(pattern)
                 chosen = np.flatnonzero(pattern_of.reshape(-1) == number)
                 vectors[rows[chosen]] = _matmul(parts[chosen], projections[key])
-        known = valid.any(axis=1)
+        known = np.asarray(valid.any(axis=1))
         for row, drawn in self._random_vectors(np.flatnonzero(~known)):
             vectors[row] = drawn
         return vectors * self._whitening(), known
@@ -192,25 +194,27 @@ class Preprocessor:
         """S, each block over the rows that have both embeddings; zero where none has. (D_total, D_total) float64"""
         width = sum(self.dims)
         total = torch.zeros(width, width, dtype=torch.float64)
-        pairs = np.zeros((len(embeddings), len(embeddings)))
+        pairs: np.ndarray = np.zeros((len(embeddings), len(embeddings)))
         for first in range(0, len(rows), _ROWS):
             block = rows[first : first + _ROWS]
             part = torch.from_numpy(self._centred(embeddings, block))
             total += part.T @ part
             valid = np.stack([embedding.valid[block] for embedding in embeddings], axis=1).astype(np.float64)
             pairs += valid.T @ valid
-        moment = total.numpy()
+        moment: np.ndarray = total.numpy()
         blocks = self._blocks()
         for one, one_block in enumerate(blocks):
             for other, other_block in enumerate(blocks):
-                moment[one_block, other_block] /= max(pairs[one, other], 1)
+                common, rarer = pairs[one, other], min(pairs[one, one], pairs[other, other])
+                narrower = min(self.dims[one], self.dims[other])
+                moment[one_block, other_block] /= max(common + (1 - common / rarer) * narrower, 1)
         return moment
 
     def _noise(self, energy: np.ndarray, variances: np.ndarray, basis: np.ndarray) -> np.ndarray:
         explained = np.array([((basis[block] ** 2) @ variances).sum() for block in self._blocks()])
         # At least a thousandth of the energy, so that the posterior exists for embeddings of full rank too.
-        left = np.maximum(energy - explained, 1e-3 * energy)
-        return (left / np.array(self.dims)).astype(np.float32)
+        left: np.ndarray = np.maximum(energy - explained, 1e-3 * energy)
+        return np.array(left / np.array(self.dims), np.float32)
 
     def _projection(self, present: np.ndarray) -> np.ndarray:
         """The matrix that takes z, zero at missing embeddings, to t. (D_total, S) float32"""

@@ -126,7 +126,7 @@ def decode(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
         (N, D) float32.
     """
-    total = codebooks[0][codes[:, 0]]
+    total: np.ndarray = codebooks[0][codes[:, 0]]
     for level, codebook in enumerate(codebooks[1:], start=1):
         total = total + codebook[codes[:, level]]
     return total

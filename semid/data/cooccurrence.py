@@ -1,0 +1,79 @@
+"""An embedding from behaviour alone: which items are taken near each other in training histories.
+
+For catalogues without embeddings of their own. Pairs of items at distance d ≤ window in one history count 1/d, as the
+skip-gram window of word2vec does on average; the counts become shifted positive pointwise mutual information with
+smoothed context frequencies, and a truncated SVD of that matrix gives the vectors U √Σ (Levy, Goldberg and Dagan 2015,
+"Improving Distributional Similarity with Lessons Learned from Word Embeddings").
+"""
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils.extmath import randomized_svd
+
+from semid.data.dataset import Dataset, ranges
+from semid.data.features import Embedding
+from semid.errors import InputError
+
+NAME = "cooccurrence"
+_USERS = 1 << 16
+_CONTEXT_SMOOTHING = 0.75
+
+
+def cooccurrence_embedding(dataset: Dataset, *, dim: int = 64, window: int = 5, seed: int = 0) -> Embedding:
+    """Embed items by the company they keep in *training* events; valid and test events are never read.
+
+    Args:
+        dataset: its events up to ``train_end`` are counted, whatever their action.
+        dim: width of the vectors; narrower if fewer items have neighbours.
+        window: how many positions apart two events of one user may be.
+        seed: of the randomised SVD.
+
+    Returns:
+        Embedding ``"cooccurrence"``, (N, dim) float32. Items never seen beside another in training are not valid.
+
+    Raises:
+        InputError: dim or window below 1, or no two items beside each other in training.
+    """
+    if dim < 1 or window < 1:
+        raise InputError(f"Width {dim} and window {window} of the co-occurrence embedding must be at least 1.")
+    counts = cooccurrence_counts(dataset, window=window)
+    valid = counts.getnnz(axis=1) > 0
+    rows = np.flatnonzero(valid)
+    if not len(rows):
+        raise InputError(f"No two items stand beside each other in the training events of {dataset.location}.")
+    information = positive_pointwise_information(counts[rows][:, rows])
+    width = min(dim, len(rows))
+    left, strength, _ = randomized_svd(information, width, n_iter=5, random_state=seed)
+    vectors = np.zeros((dataset.num_items, width), np.float32)
+    vectors[rows] = left * np.sqrt(strength)
+    return Embedding(NAME, vectors, valid)
+
+
+def cooccurrence_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:
+    """Symmetric (N, N) float64 counts of pairs of different items in training histories, weighted 1 / distance."""
+    events, num_items = dataset.events, dataset.num_items
+    counts = sp.csr_matrix((num_items, num_items))
+    starts, lengths = events.offsets[:-1], dataset.train_end - events.offsets[:-1]
+    for first in range(0, dataset.num_users, _USERS):  # by blocks of users: flat memory at any number of them
+        block = slice(first, first + _USERS)
+        items = np.asarray(events.items[ranges(starts[block], lengths[block])])
+        users = np.repeat(np.arange(len(lengths[block])), lengths[block])
+        for distance in range(1, window + 1):
+            one, other = items[:-distance], items[distance:]
+            pair = (users[:-distance] == users[distance:]) & (one != other)
+            weights = np.full(int(pair.sum()), 1 / distance)
+            counts += sp.csr_matrix((weights, (one[pair], other[pair])), shape=counts.shape)
+    return (counts + counts.T).tocsr()
+
+
+def positive_pointwise_information(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """max(0, log(#(i, j) · Σ_k f_k / (#(i) f_j))), with f_j = #(j)^0.75, of each stored pair.
+
+    A pair has no more information than chance where this is zero.
+    """
+    totals = np.asarray(counts.sum(axis=1)).reshape(-1)
+    contexts = totals**_CONTEXT_SMOOTHING
+    pairs = counts.tocoo()
+    ratio = pairs.data * contexts.sum() / (totals[pairs.row] * contexts[pairs.col])
+    information = np.maximum(np.log(ratio), 0)
+    return sp.csr_matrix((information, (pairs.row, pairs.col)), shape=counts.shape)
