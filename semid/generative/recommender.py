@@ -51,6 +51,10 @@ class GenerativeRecommender:
         catalogue: codes and features of every item and user.
         candidates: (C,) item rows that may be recommended.
         action_names: of the dataset.
+
+    Attributes:
+        fusion_weight: weight of the generative score when both ways are joined, fitted on validation.
+        usual_action: the commonest action of validation targets, ``"any"`` where actions are not told apart.
     """
 
     def __init__(
@@ -59,7 +63,14 @@ class GenerativeRecommender:
         self.model, self.catalogue = model.eval(), catalogue
         self.candidates = np.asarray(candidates, np.int64)
         self.action_names = tuple(action_names)
+        self.fusion_weight = 0.5
+        self.usual_action = ANY_ACTION
         self.artifact: Artifact | None = None
+
+    def weights_changed(self) -> None:
+        """Forget the item vectors; call after the model has been trained on."""
+        self.__dict__.pop("item_vectors", None)
+        self.__dict__.pop("_item_vectors", None)
 
     @cached_property
     def trie(self) -> CodeTrie:
@@ -203,7 +214,6 @@ class GenerativeRecommender:
         settings: Mapping[str, Any] | None = None,
         parents: Mapping[str, Artifact] | None = None,
         history: Sequence[Mapping[str, Any]] = (),
-        details: Mapping[str, Any] | None = None,
     ) -> None:
         """Write weights and catalogue as one artifact; ``history`` becomes ``log.jsonl``."""
         with create_artifact(Path(path), KIND, settings=settings, parents=parents) as writer:
@@ -217,7 +227,8 @@ class GenerativeRecommender:
                 "model": asdict(self.model.config),
                 "catalogue": facts,
                 "action_names": list(self.action_names),
-                **(details or {}),
+                "fusion_weight": self.fusion_weight,
+                "usual_action": self.usual_action,
             }
 
     @staticmethod
@@ -238,6 +249,8 @@ class GenerativeRecommender:
         except RuntimeError:
             raise InputError(f"The weights in {path} do not fit its configuration: train the model again.") from None
         recommender = GenerativeRecommender(model.to(device), catalogue, candidates, artifact.details["action_names"])
+        recommender.fusion_weight = artifact.details["fusion_weight"]
+        recommender.usual_action = artifact.details["usual_action"]
         recommender.artifact = artifact
         return recommender
 

@@ -1,0 +1,1 @@
+"""The library calls behind the commands: each joins data, tokenizers, model, retrieval and evaluation."""

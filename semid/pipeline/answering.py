@@ -1,0 +1,115 @@
+"""Answer queries in each way the model can: generated, retrieved, both joined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from semid.data.events import Queries
+from semid.errors import InputError
+from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
+from semid.ranking import Ranking
+from semid.retrieval.ann import AnnIndex
+from semid.retrieval.hybrid import Candidates, fill, fuse, score_union, union
+
+MODES = ("generative", "ann", "hybrid")
+USUAL_ACTION = "usual"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig:
+    """How queries are answered.
+
+    Attributes:
+        k: results per query.
+        beam: width of the beam search, and number of ANN candidates that the hybrid joins.
+        filter_seen: leave out what is in the history.
+        action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
+        factory: Faiss factory string of the ANN index.
+        fallback: fill short generated lists by ANN in mode ``generative``.
+    """
+
+    k: int = 10
+    beam: int = 50
+    filter_seen: bool = False
+    action: str = USUAL_ACTION
+    factory: str = "auto"
+    fallback: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.beam < self.k:
+            raise InputError(f"beam={self.beam} must be at least k={self.k}, and k at least 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Lists of k items, and (Q,) bool which of them needed ANN because the beams found fewer than k items;
+    None where that cannot be."""
+
+    ranking: Ranking
+    fallback: np.ndarray | None = None
+
+
+class Answerer:
+    """A recommender with an ANN index beside it.
+
+    Args:
+        recommender: trained.
+        config: how to answer.
+    """
+
+    def __init__(self, recommender: GenerativeRecommender, config: AnswerConfig) -> None:
+        self.recommender, self.config = recommender, config
+
+    @cached_property
+    def index(self) -> AnnIndex:
+        """The candidates' vectors."""
+        rows = self.recommender.candidates
+        return AnnIndex.build(self.recommender.item_vectors[rows], rows, self.config.factory)
+
+    def encode(self, queries: Queries) -> tuple[QueryStates, np.ndarray | None]:
+        """States of the queries, and the items to leave out."""
+        action = self.config.action
+        if action == USUAL_ACTION:
+            action = self.recommender.usual_action
+        states = self.recommender.encode(queries, action)
+        return states, seen_items(queries) if self.config.filter_seen else None
+
+    def answer(self, queries: Queries, mode: str) -> Answer:
+        """The top k of each query in one of MODES.
+
+        Raises:
+            InputError: an unknown mode or action, or a query without history.
+        """
+        if mode not in MODES:
+            raise InputError(f"Unknown mode {mode!r}: use one of {', '.join(MODES)}.")
+        k = self.config.k
+        states, seen = self.encode(queries)
+        if mode == "ann":
+            return Answer(self._retrieved(states, seen, k))
+        generated = self._generated(states, seen)
+        if mode == "generative":
+            if not self.config.fallback:
+                return Answer(generated.top(k))
+            filled = fill(generated.top(k), self._retrieved(states, seen, 2 * k), k)
+            return Answer(filled.ranking, filled.filled > 0)
+        candidates = union_candidates(
+            self.recommender, states, [generated, self._retrieved(states, seen, self.config.beam)]
+        )
+        short = generated.items[:, k - 1] < 0
+        return Answer(fuse(candidates, self.recommender.fusion_weight, k), short)
+
+    def _generated(self, states: QueryStates, seen: np.ndarray | None) -> Ranking:
+        return self.recommender.generate(states, beam=self.config.beam, k=self.config.beam, seen=seen)
+
+    def _retrieved(self, states: QueryStates, seen: np.ndarray | None, k: int) -> Ranking:
+        return self.index.search(self.recommender.query_vectors(states), k, seen)
+
+
+def union_candidates(
+    recommender: GenerativeRecommender, states: QueryStates, rankings: Sequence[Ranking]
+) -> Candidates:
+    """All items of several rankings of the same queries, each scored by both heads."""
+    items = union(rankings)
+    return score_union(items, recommender.code_scores(states, items), recommender.dense_scores(states, items))

@@ -1,0 +1,45 @@
+"""Fit a tokenizer on a prepared dataset."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from semid.data.cooccurrence import cooccurrence_embedding
+from semid.data.dataset import Dataset
+from semid.data.features import Embedding
+from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
+
+# An embedding every dataset has: items that stand close together in training histories.
+COOCCURRENCE = "cooccurrence"
+
+
+def embedding_names(dataset: Dataset, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The ids to tokenize: those named, else all that the dataset has, else its co-occurrence."""
+    return names or tuple(dataset.embeddings) or (COOCCURRENCE,)
+
+
+def fit_tokenizer(
+    dataset: Dataset,
+    config: TokenizerConfig,
+    out: Path | None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> SemanticIdTokenizer:
+    """Fit, and save to ``out`` unless it is None.
+
+    Raises:
+        InputError: unknown embeddings, or settings that the catalogue does not fit.
+    """
+    embeddings = [_embedding(dataset, name, config.seed) for name in config.embeddings]
+    tokenizer = SemanticIdTokenizer(config).fit(embeddings, fields=dataset.item_fields, progress=progress)
+    if out is not None:
+        parents = {"dataset": dataset.artifact} if dataset.artifact else {}
+        tokenizer.save(out, settings=settings, parents=parents)
+    return tokenizer
+
+
+def _embedding(dataset: Dataset, name: str, seed: int) -> Embedding:
+    if name == COOCCURRENCE and name not in dataset.embeddings:
+        return cooccurrence_embedding(dataset, seed=seed)
+    return dataset.embedding(name)

@@ -1,0 +1,158 @@
+"""Train a recommender on a prepared dataset and a tokenizer, judged by both of its ways to recommend."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semid.data.dataset import Dataset
+from semid.data.events import Queries
+from semid.evaluation.metrics import Targets, query_metrics
+from semid.generative.features import Catalogue
+from semid.generative.model import Model, ModelConfig
+from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
+from semid.generative.train import Progress, TrainConfig, Trainer, Validate
+from semid.pipeline.answering import union_candidates
+from semid.ranking import Ranking
+from semid.retrieval.exact import exact_search
+from semid.retrieval.hybrid import fit_fusion_weight
+from semid.tokenizers.tokenizer import SemanticIdTokenizer
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_QUERIES = 3000
+VALIDATION_BEAM = 20
+FUSION_CANDIDATES = 50
+_K = 10
+
+
+def train_recommender(
+    dataset: Dataset,
+    tokenizer: SemanticIdTokenizer,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    out: Path | None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> GenerativeRecommender:
+    """Train, keep the weights that are best on validation, fit the fusion weight there too, and save.
+
+    Validation is on at most VALIDATION_QUERIES fixed queries; the objective is the mean NDCG@10 of the beams
+    and of exact vector search. The test split is not read. Without validation queries the last epoch counts.
+
+    Args:
+        out: where the model goes; a checkpoint lies in ``OUT.checkpoint`` while it trains. None saves nothing.
+        settings: of the caller, written beside the model so that the run can be repeated.
+        resume: go on from the checkpoint.
+
+    Raises:
+        InputError: the tokenizer belongs to another dataset, there is nothing to learn from, or the loss broke.
+    """
+    if tokenizer.artifact_ is not None and dataset.artifact is not None:
+        tokenizer.artifact_.require_parent("dataset", dataset.artifact)
+    assert tokenizer.semantic_ids_ is not None
+    catalogue = Catalogue.of(
+        dataset, tokenizer.semantic_ids_, torch.from_numpy(tokenizer.vectors_), torch.from_numpy(tokenizer.known_)
+    ).to(torch.device(device))
+    config = model_config.restricted_to(catalogue.available())
+    left_out = sorted(set(model_config.features) - set(config.features))
+    if left_out:
+        logger.warning("The data has nothing for these features, so they are off: %s", ", ".join(left_out))
+    torch.manual_seed(train_config.seed)
+    model = Model(config, catalogue).to(device)
+    recommender = GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
+    queries = validation_sample(dataset)
+    action = usual_target_action(dataset, recommender)
+    trainer = Trainer(
+        model,
+        dataset,
+        catalogue,
+        train_config,
+        validator(recommender, queries, action),
+        checkpoint=out.with_name(f"{out.name}.checkpoint") if out else None,
+        identity={"model": asdict(config)},
+        progress=progress,
+    )
+    history = trainer.run(resume=resume)
+    recommender.weights_changed()
+    recommender.fusion_weight = fitted_fusion_weight(recommender, queries, action)
+    recommender.usual_action = action
+    if out is not None:
+        parents = {"dataset": dataset.artifact, "tokenizer": tokenizer.artifact_}
+        recommender.save(
+            out,
+            settings=settings,
+            parents={name: parent for name, parent in parents.items() if parent is not None},
+            history=history,
+        )
+        trainer.discard_checkpoint()
+    return recommender
+
+
+def validation_sample(dataset: Dataset) -> Queries | None:
+    """A fixed sample of the validation queries; None if there are none."""
+    queries = dataset.queries["valid"]
+    if len(queries) > VALIDATION_QUERIES:
+        rows = np.random.default_rng(0).choice(len(queries), VALIDATION_QUERIES, replace=False)
+        queries = queries.select(np.sort(rows))
+    return queries if len(queries) else None
+
+
+def usual_target_action(dataset: Dataset, recommender: GenerativeRecommender) -> str:
+    """The commonest action of validation targets, which recommending is conditioned on unless told otherwise."""
+    actions = dataset.queries["valid"].target_actions
+    known = actions[actions >= 0]
+    if not recommender.model.config.next_action or not len(known):
+        return ANY_ACTION
+    return dataset.action_names[int(np.bincount(known).argmax())]
+
+
+def validator(recommender: GenerativeRecommender, queries: Queries | None, action: str) -> Validate:
+    """From the model as it stands to its metrics; ``objective`` is what early stopping watches."""
+    epochs = 0
+
+    def validate(model: Model) -> dict[str, float]:
+        nonlocal epochs
+        epochs += 1
+        if queries is None:
+            return {"objective": float(epochs)}
+        recommender.weights_changed()
+        states = recommender.encode(queries, action)
+        metrics: dict[str, float] = {}
+        if model.config.code_weight > 0:
+            generated = recommender.generate(states, beam=VALIDATION_BEAM, k=_K)
+            metrics["valid_generative_NDCG@10"] = _ndcg(generated, queries)
+        if model.config.contrastive_weight > 0:
+            rows = recommender.candidates
+            found = exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], _K, rows)
+            metrics["valid_dense_NDCG@10"] = _ndcg(found, queries)
+        return {**metrics, "objective": float(np.mean(list(metrics.values())))}
+
+    return validate
+
+
+def fitted_fusion_weight(recommender: GenerativeRecommender, queries: Queries | None, action: str) -> float:
+    """Weight of the generative score in hybrid rankings, fitted on validation for NDCG@10; 0.5 without any."""
+    config = recommender.model.config
+    if config.code_weight <= 0 or config.contrastive_weight <= 0:
+        return 1.0 if config.code_weight > 0 else 0.0
+    if queries is None:
+        return 0.5
+    states = recommender.encode(queries, action)
+    rows = recommender.candidates
+    count = min(FUSION_CANDIDATES, len(rows))
+    generated = recommender.generate(states, beam=count, k=count)
+    found = exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], count, rows)
+    candidates = union_candidates(recommender, states, [generated, found])
+    return fit_fusion_weight(candidates, lambda ranking: _ndcg(ranking, queries), _K).weight
+
+
+def _ndcg(ranking: Ranking, queries: Queries) -> float:
+    return float(query_metrics(ranking, Targets.of(queries), _K).ndcg.mean())
