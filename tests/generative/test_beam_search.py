@@ -238,6 +238,18 @@ def test_impossible_items_are_not_returned() -> None:
     assert result.items.tolist() == [[2, -1, -1]]
 
 
+def test_nan_below_an_impossible_prefix_is_no_error() -> None:
+    """A softmax over nothing but -inf is NaN; the beam that would use it is dead already."""
+
+    class DeadEnd(TableDecoder):
+        def log_probs(self, user: int, prefix: tuple[int, ...]) -> np.ndarray:
+            return np.full(2, np.nan) if prefix[:1] == (0,) else np.array([-np.inf, 0.0])
+
+    ids = SemanticIds(np.array([[0, 1], [1, 0], [1, 1]], np.int32), (2, 2))
+    result = beam_search(DeadEnd((2, 2), seed=0), states(0), CodeTrie.build(ids), beam=3, k=2)
+    assert result.items.tolist() == [[2, -1]]
+
+
 def test_width_of_each_level_is_the_smaller_of_beam_and_nodes() -> None:
     ids = SemanticIds(np.random.default_rng(0).integers(0, 4, (200, 3)).astype(np.int32), (4, 4, 4))
     decoder = TableDecoder(ids.num_codes, seed=0)
