@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -53,6 +54,19 @@ def test_paths_of_the_trie_are_the_codes_of_the_items(codes: np.ndarray) -> None
 
     paths = [path for root in range(len(trie.levels[0])) for path in walk(0, root, ())]
     assert paths == sorted(tuple(row) for row in codes.tolist())
+
+
+def test_moving_keeps_every_tensor() -> None:
+    trie = CodeTrie.build(SMALL)
+    moved = trie.to("cpu")
+    assert moved.device.type == "cpu"
+    assert moved.num_codes == (3, 4)
+    assert torch.equal(moved.items, trie.items)
+    assert torch.equal(moved.leaf_of_item, trie.leaf_of_item)
+    for ours, theirs in zip(moved.levels, trie.levels, strict=True):
+        assert len(ours) == len(theirs)
+        assert ours.max_children == theirs.max_children
+        assert all(torch.equal(getattr(ours, n), getattr(theirs, n)) for n in ("codes", "children", "leaves"))
 
 
 @pytest.mark.parametrize(

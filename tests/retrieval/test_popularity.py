@@ -37,6 +37,7 @@ def test_equals_sorting_each_users_unseen_candidates(data: st.DataObject) -> Non
     [
         ({"candidates": np.zeros(0, np.int64)}, "no candidate"),
         ({"candidates": np.array([3])}, "item rows 0..2"),
+        ({"candidates": np.array([-1, 1])}, "item rows 0..2"),
         ({"k": 0}, "at least 1"),
         ({"seen": np.zeros((1, 2), np.int64)}, "Seen items have shape"),
         ({"seen": np.array([[3], [0]])}, "item rows 0..2"),
@@ -46,3 +47,9 @@ def test_bad_input(changes: dict[str, Any], words: str) -> None:
     arguments: dict[str, Any] = {"candidates": np.arange(3), "k": 1, "seen": None}
     with pytest.raises(InputError, match=words):
         popularity_ranking(np.ones(3), num_queries=2, **{**arguments, **changes})
+
+
+def test_without_filter_everyone_gets_the_same() -> None:
+    ranking = popularity_ranking(np.array([1, 3, 2]), np.arange(3), 2, 2)
+    assert ranking.items.tolist() == [[1, 2], [1, 2]]
+    assert popularity_ranking(np.array([1, 3, 2]), np.arange(3), 0, 2).items.shape == (0, 2)
