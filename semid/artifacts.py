@@ -38,7 +38,8 @@ class ArtifactWriter:
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays as the safetensors file ``name``."""
-        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, self.path / name)
+        # not ascontiguousarray, which would turn a scalar into a vector
+        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, self.path / name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,15 @@ Shapes: N items, D width, L levels, F categorical fields.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
-from semid.data.features import FIELD_MISSING, Fields, ListField
+from semid.data.events import TIME_MISSING
+from semid.data.features import FIELD_MISSING, ListField
 from semid.errors import InputError
 from semid.generative.histories import GAP_MISSING, HOUR_MISSING, WEEKDAY_MISSING, TokenBatch
 from semid.generative.layers import EmbeddingTables
@@ -33,9 +35,7 @@ class ListColumn:
 
     @staticmethod
     def of(field: ListField) -> "ListColumn":
-        return ListColumn(
-            torch.from_numpy(field.offsets[:]).long(), torch.from_numpy(field.values[:]).long(), field.size
-        )
+        return ListColumn(_integers(field.offsets), _integers(field.values), field.size)
 
     def with_empty_row(self) -> "ListColumn":
         return ListColumn(torch.cat([self.offsets, self.offsets[-1:]]), self.values, self.size)
@@ -92,19 +92,19 @@ class Catalogue:
         energy = content[known].square().mean().sqrt() if bool(known.any()) else torch.ones(())
         log = dataset.events
         return Catalogue(
-            codes=torch.from_numpy(semantic_ids.codes).long(),
+            codes=_integers(semantic_ids.codes),
             num_codes=semantic_ids.num_codes,
             content=torch.where(known[:, None], content / energy.clamp(min=1e-12), 0.0),
             known=known,
             trained=torch.from_numpy(dataset.train_counts > 0),
-            item_fields=_single(dataset.item_fields),
+            item_fields=_integers(dataset.item_fields.values),
             item_sizes=dataset.item_fields.sizes,
             item_lists=tuple(ListColumn.of(field) for field in dataset.item_fields.lists.values()),
-            user_fields=F.pad(_single(dataset.user_fields), (0, 0, 0, 1), value=FIELD_MISSING),
+            user_fields=F.pad(_integers(dataset.user_fields.values), (0, 0, 0, 1), value=FIELD_MISSING),
             user_sizes=dataset.user_fields.sizes,
             user_lists=tuple(ListColumn.of(field).with_empty_row() for field in dataset.user_fields.lists.values()),
             num_actions=len(dataset.action_names),
-            has_times=bool(log.num_events) and bool((log.times[: 1 << 20] >= 0).any()),
+            has_times=bool(log.num_events) and bool((log.times[: 1 << 20] != TIME_MISSING).any()),
         )
 
     def available(self) -> tuple[str, ...]:
@@ -133,8 +133,8 @@ class Catalogue:
         return Catalogue(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
 
 
-def _single(fields: Fields) -> Tensor:
-    return torch.from_numpy(fields.values[:]).long()
+def _integers(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))  # a copy: tensors must not lie on read-only mapped files
 
 
 class FieldsEncoder(nn.Module):

@@ -82,7 +82,7 @@ class Segments:
 
 
 def training_segments(dataset: Dataset, context: int, *, profile: bool) -> Segments:
-    """Every user's training events cut into stretches of at most ``context`` tokens.
+    """Every user's training events cut into stretches of at most ``context`` events.
 
     Each event but a user's first is a target exactly once; with a profile token the first one is too.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from semid.errors import InputError
 from semid.generative.layers import SwiGLU
 
 
@@ -34,7 +35,7 @@ class MoEConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts:
-            raise ValueError(
+            raise InputError(
                 f"experts_per_token={self.experts_per_token} must be between 1 and num_experts={self.num_experts}."
             )
 

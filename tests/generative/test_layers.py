@@ -1,0 +1,179 @@
+"""Oracle: the Llama layers of transformers, with the same weights."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
+
+from semid.generative.layers import Block, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, rotary_table, rotate
+
+WIDTH, HEADS, HIDDEN, TOKENS, BATCH = 32, 4, 48, 7, 3
+
+
+def llama_config(kv_heads: int) -> LlamaConfig:
+    config = LlamaConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_key_value_heads=kv_heads,
+        intermediate_size=HIDDEN,
+        rms_norm_eps=1e-6,
+        attention_bias=False,
+        mlp_bias=False,
+    )
+    config._attn_implementation = "eager"
+    return config
+
+
+def pair(kv_heads: int) -> tuple[Block, LlamaDecoderLayer, LlamaRotaryEmbedding]:
+    """A Llama layer with random weights and our block with the same ones."""
+    torch.manual_seed(kv_heads)
+    config = llama_config(kv_heads)
+    theirs = LlamaDecoderLayer(config, layer_idx=0).eval()
+    for parameter in theirs.parameters():
+        parameter.data = torch.randn(parameter.shape) * 0.3
+    ours = Block(WIDTH, HEADS, kv_heads, SwiGLU(WIDTH, HIDDEN)).eval()
+    names = {
+        "self_attn.q_proj": "attention.query",
+        "self_attn.k_proj": "attention.key",
+        "self_attn.v_proj": "attention.value",
+        "self_attn.o_proj": "attention.output",
+        "mlp.gate_proj": "feed_forward.gate",
+        "mlp.up_proj": "feed_forward.up",
+        "mlp.down_proj": "feed_forward.down",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "feed_forward_norm",
+    }
+    ours.load_state_dict(
+        {f"{names[name.removesuffix('.weight')]}.weight": value for name, value in theirs.state_dict().items()}
+    )
+    return ours, theirs, LlamaRotaryEmbedding(config)
+
+
+def scattered_positions() -> Tensor:
+    """Rising, but neither consecutive nor the same in every row."""
+    return torch.randint(1, 9, (BATCH, TOKENS)).cumsum(1)
+
+
+def causal() -> Tensor:
+    return torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_block_equals_llama(kv_heads: int) -> None:
+    ours, theirs, rotary = pair(kv_heads)
+    x, positions = torch.randn(BATCH, TOKENS, WIDTH), scattered_positions()
+    bias = torch.zeros(TOKENS, TOKENS).masked_fill(~causal(), -torch.inf)
+
+    expected = theirs(x, attention_mask=bias[None, None], position_embeddings=rotary(x, positions))
+    actual, cache = ours(x, rotary_table(positions, WIDTH // HEADS), causal()[None, None])
+
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert cache.keys.shape == cache.values.shape == (BATCH, kv_heads, TOKENS, WIDTH // HEADS)
+
+
+def test_block_gradients_equal_llama() -> None:
+    ours, theirs, rotary = pair(2)
+    x, upstream = torch.randn(2, BATCH, TOKENS, WIDTH)
+    positions = scattered_positions()
+    bias = torch.zeros(TOKENS, TOKENS).masked_fill(~causal(), -torch.inf)
+    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+
+    ours(mine, rotary_table(positions, WIDTH // HEADS), causal()[None, None])[0].backward(upstream)
+    theirs(other, attention_mask=bias[None, None], position_embeddings=rotary(x, positions)).backward(upstream)
+
+    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cut", [1, 4, TOKENS - 1])
+def test_continuing_from_the_cache_equals_one_pass(cut: int) -> None:
+    block, _, _ = pair(2)
+    x, positions, mask = torch.randn(BATCH, TOKENS, WIDTH), scattered_positions(), causal()[None, None]
+    whole, cache = block(x, rotary_table(positions, WIDTH // HEADS), mask)
+
+    early, past = block(x[:, :cut], rotary_table(positions[:, :cut], WIDTH // HEADS), mask[..., :cut, :cut])
+    late, extended = block(x[:, cut:], rotary_table(positions[:, cut:], WIDTH // HEADS), mask[..., cut:, :], past)
+
+    torch.testing.assert_close(torch.cat([early, late], dim=1), whole)
+    torch.testing.assert_close(extended.keys, cache.keys)
+    torch.testing.assert_close(extended.values, cache.values)
+
+
+def test_selected_cache_rows_are_those_of_the_parents() -> None:
+    cache = KeyValues(torch.randn(3, 2, 4, 8), torch.randn(3, 2, 4, 8))
+    chosen = cache.select(torch.tensor([2, 0, 2, 1]))
+    for row, parent in enumerate([2, 0, 2, 1]):
+        assert torch.equal(chosen.keys[row], cache.keys[parent])
+        assert torch.equal(chosen.values[row], cache.values[parent])
+
+
+def test_masked_tokens_have_no_influence() -> None:
+    block, _, _ = pair(2)
+    x, table = torch.randn(1, TOKENS, WIDTH), rotary_table(torch.arange(TOKENS)[None], WIDTH // HEADS)
+    changed = x.clone()
+    changed[:, 4:] = torch.randn(1, TOKENS - 4, WIDTH)
+    before, after = (block(tokens, table, causal()[None, None])[0] for tokens in (x, changed))
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_no_mask_attends_to_everything() -> None:
+    block, _, _ = pair(2)
+    x, table = torch.randn(1, TOKENS, WIDTH), rotary_table(torch.arange(TOKENS)[None], WIDTH // HEADS)
+    everything = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool)
+    torch.testing.assert_close(block(x, table, None)[0], block(x, table, everything)[0])
+
+
+def test_rotary_equals_llama_and_depends_on_distance_only() -> None:
+    torch.manual_seed(0)
+    query, key, positions = torch.randn(2, HEADS, 5, 8), torch.randn(2, HEADS, 5, 8), torch.randint(0, 999, (2, 5))
+    cos, sin = LlamaRotaryEmbedding(llama_config(2))(query, positions)
+    expected = apply_rotary_pos_emb(query, key, cos, sin)
+    table = rotary_table(positions, 8)
+    torch.testing.assert_close(rotate(query, table), expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rotate(key, table), expected[1], rtol=1e-4, atol=1e-5)
+
+    def scores(shift: int) -> Tensor:
+        moved = rotary_table(positions + shift, 8)
+        return rotate(query, moved) @ rotate(key, moved).mT
+
+    torch.testing.assert_close(scores(0), scores(57), rtol=1e-3, atol=1e-3)
+
+
+def test_norm_and_swiglu_equal_llama() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, WIDTH) * 100
+    norm, reference = RMSNorm(WIDTH), LlamaRMSNorm(WIDTH, eps=1e-6)
+    norm.weight.data = reference.weight.data = torch.randn(WIDTH)
+    torch.testing.assert_close(norm(x), reference(x))
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(norm(torch.zeros(1, WIDTH)), torch.zeros(1, WIDTH))
+
+    ours, theirs = SwiGLU(WIDTH, HIDDEN), LlamaMLP(llama_config(2))
+    for mine, other in ((ours.gate, theirs.gate_proj), (ours.up, theirs.up_proj), (ours.down, theirs.down_proj)):
+        mine.weight.data = other.weight.data
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_dropout_acts_on_both_branches_while_training_only() -> None:
+    torch.manual_seed(0)
+    block = Block(WIDTH, HEADS, 2, SwiGLU(WIDTH, HIDDEN), dropout=1.0 - 1e-9)
+    x, table = torch.randn(1, TOKENS, WIDTH), rotary_table(torch.arange(TOKENS)[None], WIDTH // HEADS)
+    assert torch.equal(block.train()(x, table, None)[0], x)
+    assert not torch.allclose(block.eval()(x, table, None)[0], x)
+
+
+def test_tables_sum_their_columns_and_wrap_around() -> None:
+    tables = EmbeddingTables((3, 5), 4)
+    first, second = (table.weight for table in tables.tables)
+    columns = torch.tensor([0, 2, 3, 7]), torch.tensor([4, 5, 11, 0])
+    expected = torch.stack([first[[0, 2, 0, 1]], second[[4, 0, 1, 0]]]).sum(0)
+    torch.testing.assert_close(tables(columns), expected)
+    assert len(tables) == 2
+    torch.testing.assert_close(tables.column(1, torch.tensor([[6], [3]])), second[[1, 3]][:, None])
