@@ -1,9 +1,10 @@
 """An embedding from behaviour alone: which items are taken near each other in training histories.
 
-For catalogues without embeddings of their own. Pairs of items at distance d ≤ window in one history count 1/d, as the
-skip-gram window of word2vec does on average; the counts become shifted positive pointwise mutual information with
-smoothed context frequencies, and a truncated SVD of that matrix gives the vectors U √Σ (Levy, Goldberg and Dagan 2015,
-"Improving Distributional Similarity with Lessons Learned from Word Embeddings").
+For catalogues without embeddings of their own. Pairs of items at distance d ≤ window in one history count 1/d; the
+counts become positive pointwise mutual information with smoothed context frequencies, and a truncated SVD of that
+matrix gives the vectors U √Σ (Levy, Goldberg and Dagan 2015, "Improving Distributional Similarity with Lessons
+Learned from Word Embeddings"), scaled to unit length: the angle says what is taken together, the length little more
+than how often.
 """
 
 import numpy as np
@@ -17,6 +18,7 @@ from semid.errors import InputError
 NAME = "cooccurrence"
 _USERS = 1 << 16
 _CONTEXT_SMOOTHING = 0.75
+_SHORTEST = 1e-6  # relative; below is rounding
 
 
 def cooccurrence_embedding(dataset: Dataset, *, dim: int = 64, window: int = 5, seed: int = 0) -> Embedding:
@@ -29,23 +31,27 @@ def cooccurrence_embedding(dataset: Dataset, *, dim: int = 64, window: int = 5, 
         seed: of the randomised SVD.
 
     Returns:
-        Embedding ``"cooccurrence"``, (N, dim) float32. Items never seen beside another in training are not valid.
+        Embedding ``"cooccurrence"``, (N, dim) float32 of unit length. Items that no other one accompanies in
+        training more often than chance, or that the SVD leaves nothing of, are not valid.
 
     Raises:
         InputError: dim or window below 1, or no two items beside each other in training.
     """
     if dim < 1 or window < 1:
         raise InputError(f"Width {dim} and window {window} of the co-occurrence embedding must be at least 1.")
-    counts = cooccurrence_counts(dataset, window=window)
-    valid = counts.getnnz(axis=1) > 0
+    information = positive_pointwise_information(cooccurrence_counts(dataset, window=window))
+    valid = information.getnnz(axis=1) > 0
     rows = np.flatnonzero(valid)
     if not len(rows):
-        raise InputError(f"No two items stand beside each other in the training events of {dataset.location}.")
-    information = positive_pointwise_information(counts[rows][:, rows])
+        raise InputError(f"No two items keep company in the training events of {dataset.location}.")
     width = min(dim, len(rows))
-    left, strength, _ = randomized_svd(information, width, n_iter=5, random_state=seed)
+    left, strength, _ = randomized_svd(information[rows], width, n_iter=5, random_state=seed)
+    scaled = left * np.sqrt(strength)
+    lengths = np.linalg.norm(scaled, axis=1)
+    left_over = lengths > _SHORTEST * lengths.max()
+    valid[rows] = left_over
     vectors = np.zeros((dataset.num_items, width), np.float32)
-    vectors[rows] = left * np.sqrt(strength)
+    vectors[rows[left_over]] = scaled[left_over] / lengths[left_over, None]
     return Embedding(NAME, vectors, valid)
 
 
@@ -67,13 +73,11 @@ def cooccurrence_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:
 
 
 def positive_pointwise_information(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """max(0, log(#(i, j) · Σ_k f_k / (#(i) f_j))), with f_j = #(j)^0.75, of each stored pair.
-
-    A pair has no more information than chance where this is zero.
-    """
+    """max(0, log(#(i, j) · Σ_k f_k / (#(i) f_j))), with f_j = #(j)^0.75, of each pair; zeros are not stored."""
     totals = np.asarray(counts.sum(axis=1)).reshape(-1)
     contexts = totals**_CONTEXT_SMOOTHING
     pairs = counts.tocoo()
     ratio = pairs.data * contexts.sum() / (totals[pairs.row] * contexts[pairs.col])
-    information = np.maximum(np.log(ratio), 0)
-    return sp.csr_matrix((information, (pairs.row, pairs.col)), shape=counts.shape)
+    information = np.log(ratio)
+    kept = information > 0
+    return sp.csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=counts.shape)
