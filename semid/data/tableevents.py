@@ -148,14 +148,15 @@ class _Normaliser:
         return integers(self.table, name, first, batch[name], missing)
 
     def _action_codes(self, first: int, batch: pa.RecordBatch) -> np.ndarray:
-        if "action" not in self._columns or self._actions is None:
+        if "action" not in self._columns:
             return np.full(batch.num_rows, ACTION_UNKNOWN, np.int8)
         values = decoded(batch["action"])
         if values.null_count and self._null_action == "error":
             row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
             raise InputError(f"{self.table.where(row)} has no action: complete it, or choose another null_action.")
+        if self._actions is None:
+            return np.full(batch.num_rows, ACTION_UNKNOWN, np.int8)
         codes: np.ndarray = pc.index_in(values, self._actions).fill_null(ACTION_UNKNOWN).to_numpy()
-        codes = np.where(values.is_null().to_numpy(zero_copy_only=False), ACTION_UNKNOWN, codes)
         return codes.astype(np.int8)
 
 

@@ -218,11 +218,18 @@ def _parsed(table: TableFile, name: str, first_row: int, values: pa.Array) -> pa
             return values.cast(kind)
         except pa.ArrowInvalid:
             continue
+    numeric = pc.match_substring_regex(values, INTEGER_PATTERN).fill_null(True).to_numpy(zero_copy_only=False)
+    row = int(np.flatnonzero(numeric != numeric[0])[0]) if numeric[0] else _first_undated(values)
+    raise InputError(
+        f"{table.where(first_row + row)} has {name} {values[row].as_py()!r}, which is not an integer or a date like "
+        "those before it: correct it."
+    )
+
+
+def _first_undated(values: pa.Array) -> int:
     for row, value in enumerate(values):
         try:
             value.cast(pa.timestamp("s"))
         except pa.ArrowInvalid:
-            raise InputError(
-                f"{table.where(first_row + row)} has {name} {value.as_py()!r}, which is not an integer: correct it."
-            ) from None
-    raise AssertionError("unreachable: some value failed above")
+            return row
+    raise AssertionError("the whole column could not be read as dates, but every value can")

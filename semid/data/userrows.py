@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semid.data.builder import DatasetBuilder, RawIdWriter
+from semid.errors import InputError
 
 
 class UserRows:
@@ -21,6 +22,7 @@ class UserRows:
         self._builder = builder
         self._writer: RawIdWriter | None = None
         self._num_rows = 0
+        self._type = None if wanted is None else wanted.type
         self._wanted = [] if wanted is None else wanted.take(pc.sort_indices(wanted)).to_pylist()
         self._rows = np.zeros(len(self._wanted), np.int64)
         self._next = 0
@@ -31,6 +33,11 @@ class UserRows:
         Returns:
             event counts with wanted users who have no events in between. (u + …,)
         """
+        if self._type not in (None, ids.type):
+            raise InputError(
+                f"User ids of the events are {ids.type} but those of the users or given queries are {self._type}: "
+                "write them alike."
+            )
         if self._next < len(self._wanted) and len(ids):
             ids, counts = self._merged(ids, counts)
         self._write(ids)
