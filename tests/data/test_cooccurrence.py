@@ -99,8 +99,8 @@ def test_items_without_company_are_not_valid() -> None:
 
 
 def test_items_beyond_the_width_are_not_valid() -> None:
-    embedding = cooccurrence_embedding(make_dataset([[0, 1], [2, 3]], num_items=4), dim=2)
-    assert embedding.valid.sum() == 2
+    embedding = cooccurrence_embedding(make_dataset([[0, 1]] * 5 + [[2, 3]], num_items=4), dim=2)
+    np.testing.assert_array_equal(embedding.valid, [False, False, True, True])  # the rarer pair tells more
     assert not embedding.vectors[~embedding.valid].any()
 
 

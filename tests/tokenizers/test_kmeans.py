@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -125,7 +127,7 @@ def test_progress_reports_a_falling_error() -> None:
     fit_kmeans(vectors, KMeansConfig(num_codes=10), progress=lambda *step: seen.append(step))
     assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
     errors = [error for _, error in seen]
-    assert all(later <= earlier * (1 + 1e-6) for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(errors))
 
 
 def test_mistakes_are_named() -> None:
