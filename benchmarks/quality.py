@@ -1,0 +1,192 @@
+"""How good are the recommendations on real data, in each mode, against popularity and item-kNN?
+
+For every dataset and seed: prepare → fit → train → compare on the test split, item-level, full ranking, no
+seen-item filter, model selection on validation only. Finished runs lie in the work folder and are not repeated.
+
+    python benchmarks/quality.py $SEMID_DATA/amazon14_beauty $SEMID_DATA/amazon14_sports --seeds 0,1,2
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse, stats
+
+from semid.artifacts import open_artifact
+from semid.data.dataset import Dataset, ranges
+from semid.data.events import Queries
+from semid.data.prepare import PrepareConfig, prepare
+from semid.data.splits import SplitConfig
+from semid.evaluation.comparison import ModeResult, compare
+from semid.generative.model import PRESETS
+from semid.generative.train import TrainConfig
+from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.comparing import compare_modes
+from semid.pipeline.fitting import embedding_names, fit_tokenizer
+from semid.pipeline.training import train_recommender
+from semid.ranking import Ranking
+from semid.tokenizers.tokenizer import TokenizerConfig
+
+KS = (5, 10)
+METRICS = ("HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10")
+
+
+def main() -> None:
+    arguments = parse()
+    results = []
+    for source in arguments.datasets:
+        dataset = prepared(source, arguments.work / source.name)
+        runs = [run(dataset, source.name, seed, arguments) for seed in arguments.seeds]
+        results.append({"dataset": source.name, "runs": runs, "summary": summarise(runs)})
+        show(results[-1])
+    hardware = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    print(json.dumps({"benchmark": "quality", **hardware, "seeds": arguments.seeds, "results": results}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--emb", type=lambda text: tuple(text.split(",")), default=(), help="embeddings to use")
+    parser.add_argument("--epochs", type=int, default=TrainConfig.epochs)
+    parser.add_argument("--max-minutes", type=float, default=30.0)
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    return parser.parse_args()
+
+
+def prepared(source: Path, work: Path) -> Dataset:
+    """The prepared dataset, made on first use."""
+    target = work / "data"
+    if not (target / "config.json").exists():
+        prepare(source, target, PrepareConfig(split=SplitConfig()))
+    return Dataset.open(target)
+
+
+def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One seed: metrics by mode, and what it cost."""
+    work = arguments.work / name / f"seed{seed}"
+    result_path = work / "result.json"
+    if result_path.exists():
+        result: dict[str, Any] = json.loads(result_path.read_text())
+        return result
+    # Embeddings that others trained on these sequences may know the test items: not in a reported number.
+    names = arguments.emb or tuple(n for n in dataset.embeddings if not n.startswith("cf_"))
+    config = TokenizerConfig(embeddings=embedding_names(dataset, names), seed=seed)
+    began = time.monotonic()
+    tokenizer = fit_tokenizer(dataset, config, work / "tokenizer")
+    fitted = time.monotonic()
+    train_config = TrainConfig(epochs=arguments.epochs, max_minutes=arguments.max_minutes, seed=seed)
+    recommender = train_recommender(
+        dataset,
+        tokenizer,
+        PRESETS[arguments.preset],
+        train_config,
+        work / "model",
+        resume=(work / "model.checkpoint").exists(),
+    )
+    trained = time.monotonic()
+    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50))
+    comparison = compare_modes(answerer, dataset, "test", ks=KS)
+    queries = dataset.split("test")
+    knn = compare(
+        queries,
+        {"item-kNN": ModeResult(ranking=item_knn(dataset, queries, max(KS)))},
+        ks=KS,
+        candidates=dataset.candidates,
+        train_counts=dataset.train_counts,
+    )
+    history = [json.loads(line) for line in (work / "model" / "log.jsonl").read_text().splitlines()]
+    result = {
+        "dataset": name,
+        "seed": seed,
+        "queries": len(queries),
+        "modes": {**comparison.modes, **knn.modes},
+        "fit_seconds": round(fitted - began, 1),
+        "train_seconds": history[-1]["seconds"],
+        "best_epoch": history[-1]["best_epoch"],
+        "epochs": len(history),
+        "fusion_weight": recommender.fusion_weight,
+        "action": recommender.usual_action,
+        "tokenizer": asdict(config),
+        "model": open_artifact(work / "model", "model").details["model"],
+        "train": asdict(train_config),
+        "wall_seconds": round(time.monotonic() - began, 1),
+        "compare_seconds": round(time.monotonic() - trained, 1),
+    }
+    result_path.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def item_knn(dataset: Dataset, queries: Queries, k: int, decay: float = 0.7) -> Ranking:
+    """Cosine of co-occurrence in training histories; the history's items weigh ``decay ** age``."""
+    lengths = dataset.train_end - dataset.events.offsets[:-1]
+    rows = np.repeat(np.arange(dataset.num_users), lengths)
+    items = dataset.events.items[ranges(dataset.events.offsets[:-1], lengths)]
+    shape = (dataset.num_users, dataset.num_items)
+    seen = sparse.csr_matrix((np.ones(len(items), np.float32), (rows, items)), shape=shape)
+    seen.data[:] = 1
+    norm = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
+    scaled = seen @ sparse.diags(1 / np.maximum(norm, 1))
+    similar = (scaled.T @ scaled).tolil()
+    similar.setdiag(0)
+    similar = similar.tocsr()
+    result_items = np.full((len(queries), k), -1, np.int64)
+    result_scores = np.full((len(queries), k), -np.inf, np.float32)
+    pool = np.zeros(dataset.num_items, bool)
+    pool[dataset.candidates] = True
+    for query in range(len(queries)):
+        history = queries.log.items[queries.start[query] : queries.end[query]]
+        weights = decay ** np.arange(len(history))[::-1]
+        scores = (sparse.csr_matrix(weights) @ similar[history]).toarray().ravel()
+        scores[~pool] = 0
+        best = np.argsort(-scores, kind="stable")[:k]
+        best = best[scores[best] > 0]
+        result_items[query, : len(best)] = best
+        result_scores[query, : len(best)] = scores[best]
+    return Ranking(result_items, result_scores)
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """Mean and half width of the 95 % interval over seeds (Student's t), by mode and metric."""
+    summary: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for mode in runs[0]["modes"]:
+        summary[mode] = {}
+        for metric in runs[0]["modes"][mode]:
+            values = np.array([r["modes"][mode][metric] for r in runs])
+            half = None
+            if len(values) > 1:
+                spread = values.std(ddof=1) / np.sqrt(len(values))
+                half = round(float(spread * stats.t.ppf(0.975, len(values) - 1)), 5)
+            summary[mode][metric] = (round(float(values.mean()), 5), half)
+    return summary
+
+
+def show(result: dict[str, Any]) -> None:
+    """One table a dataset."""
+    runs = result["runs"]
+    minutes = np.mean([r["train_seconds"] for r in runs]) / 60
+    table = Table(title=f"{result['dataset']}: {len(runs)} seeds, {minutes:.1f} min of training a run")
+    for column in ("mode", *METRICS):
+        table.add_column(column, justify="left" if column == "mode" else "right")
+    for mode, metrics in result["summary"].items():
+        table.add_row(mode, *(cell(*metrics[metric]) for metric in METRICS))
+    Console(width=120).print(table)
+
+
+def cell(mean: float, half: float | None) -> str:
+    """Mean and interval."""
+    return f"{mean:.4f}" if half is None else f"{mean:.4f} ± {half:.4f}"
+
+
+if __name__ == "__main__":
+    main()
