@@ -95,9 +95,10 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """Softmax over a bank of sampled items, corrected for how they were sampled (Yi et al., RecSys 2019).
 
-    Each logit has the logarithm of the expected number of times its item stands in the bank taken off, which
-    makes the bank an unbiased stand-in for the catalogue whatever mixture of proposals filled it. Entries that
-    are the target itself, or that come from the same history, do not count as negatives.
+    Each negative's logit has the logarithm of the expected number of times its item stands in the bank taken
+    off, which makes the bank an unbiased stand-in for the catalogue whatever mixture of proposals filled it.
+    The positive is there for certain, so nothing is taken off it (arXiv 2507.09331). Entries that are the
+    target itself, or that come from the same history, do not count as negatives.
 
     Args:
         states: (P, D) unit vectors; position p's positive is bank entry p.
@@ -110,12 +111,12 @@ def sampled_softmax_loss(
         histories, bank_histories: (P,) and (M,) history numbers, -1 for entries of none.
     """
     positions = len(states)
-    logits = (states @ bank.T).float() * scale - log_expected
+    logits = (states @ bank.T).float() * scale
     own = logits.diagonal()[:, None]
     excluded = bank_rows[None, :] == targets[:, None]
     if histories is not None and bank_histories is not None:
         excluded |= bank_histories[None, :] == histories[:, None]
-    logits = logits.masked_fill(excluded, -torch.inf)
+    logits = (logits - log_expected).masked_fill(excluded, -torch.inf)
     losses = torch.logsumexp(torch.cat([own, logits], dim=1), dim=1) - own[:, 0]
     assert losses.shape == (positions,)
     return (losses * weights).sum() / weights.sum()
