@@ -5,9 +5,11 @@ disk or an interrupt leaves either the old artifact or the new one, never half o
 """
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from semid.errors import InputError
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 SETTINGS_NAME = "settings.toml"
+FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -106,26 +109,59 @@ def create_artifact(
     """
     _refuse_foreign_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    partial = _partial(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        writer = ArtifactWriter(path=partial)
-        yield writer
-        plain = plain_settings(settings or {})
-        (partial / SETTINGS_NAME).write_text(tomli_w.dumps(plain), encoding="utf-8")
-        config = {
-            "kind": kind,
-            "format_version": FORMAT_VERSION,
-            "settings": plain,
-            "details": writer.details,
-            "parents": {name: parent.checksum for name, parent in (parents or {}).items()},
-            "files": _describe_files(partial),
-        }
-        (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        with full_disk_named(path):
+            writer = ArtifactWriter(path=partial)
+            yield writer
+            plain = plain_settings(settings or {})
+            (partial / SETTINGS_NAME).write_text(tomli_w.dumps(plain), encoding="utf-8")
+            config = {
+                "kind": kind,
+                "format_version": FORMAT_VERSION,
+                "settings": plain,
+                "details": writer.details,
+                "parents": {name: parent.checksum for name, parent in (parents or {}).items()},
+                "files": _describe_files(partial),
+            }
+            (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         _replace_directory(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def create_file(path: Path) -> Iterator[Path]:
+    """Write one result file: the body fills the path it is given; leaving it without an error puts it in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        with full_disk_named(path):
+            yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Make every way in which libraries report a full disk an OSError that names ``path``."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if not found:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+    except OSError as error:
+        number = error.errno
+        if number is None and str(error).endswith("written"):  # numpy counts what it could write, and no more
+            number = errno.ENOSPC
+        if number not in FULL_DISK or error.filename is not None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def open_artifact(path: Path, kind: str) -> Artifact:
@@ -186,6 +222,10 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None:
             plain[key] = value
     return plain
+
+
+def _partial(path: Path) -> Path:
+    return path.parent / f".{path.name}.{os.getpid()}.partial"
 
 
 def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
