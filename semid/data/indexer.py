@@ -24,7 +24,7 @@ def raw_ids(values: Sequence[Any], where: str) -> np.ndarray:
     """
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "iuUS" and len(array):
+        if (array.dtype.kind not in "iuUS" or array.ndim != 1) and len(array):
             raise ValueError
         return array.astype(np.int64)
     except (ValueError, OverflowError):

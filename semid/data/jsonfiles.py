@@ -10,6 +10,7 @@ from semid.errors import InputError
 
 _READ_CHARACTERS = 1 << 20
 _MOST_FOR_ONE_ENTRY = 1 << 26
+_AFTER_VALUE = tuple(" \t\r\n,:}")  # a number is only known to end where one of these follows
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -85,13 +86,14 @@ class _ObjectReader:
     def _value(self) -> Any:
         """The value at the current place; a value cut off by the end of what was read is tried again with more."""
         while True:
+            whole = self._ended or len(self._text) - self._place > _MOST_FOR_ONE_ENTRY
             try:
                 value, end = self._decoder.raw_decode(self._text, self._place)
-                if end < len(self._text) or self._ended:
+                if whole or self._text[end : end + 1] in _AFTER_VALUE:
                     self._place = end
                     return value
             except (json.JSONDecodeError, RecursionError) as error:
-                if self._ended or len(self._text) - self._place > _MOST_FOR_ONE_ENTRY:
+                if whole:
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else "too deeply nested"
                     raise self._broken(reason) from None
             self._read_more()
