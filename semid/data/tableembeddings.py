@@ -16,7 +16,7 @@ from semid.data.tablefiles import TableFile, find_table, identifiers
 from semid.errors import InputError
 
 _CHUNK_BYTES = 8 << 20
-_CHUNK_ROWS = 1 << 12
+_CHUNK_ROWS = 1 << 10
 _ENDINGS = (".f16.npy", ".npy", ".parquet")
 
 
@@ -113,14 +113,14 @@ def _write_keyed(
     table.require("item_id", "emb")
     embedding: EmbeddingBuilder | None = None
     joined = vectors_there = 0
-    for first, ids, vectors in _keyed_chunks(table):
+    for done, ids, vectors in _keyed_chunks(table):
         vectors_there += len(vectors)
         if embedding is None:
             embedding = builder.embedding(name, vectors.shape[1], config.float_dtype)
         rows = items.rows(ids)
         _put(embedding, rows[rows >= 0], vectors[rows >= 0])
         joined += int((rows >= 0).sum())
-        progress(f"embedding {name}", first, table.num_rows)
+        progress(f"embedding {name}", done, table.num_rows)
     if embedding is None:
         raise InputError(f"{path} has no vectors in column 'emb': complete it or remove the file.")
     example = table.column("item_id")[0].as_py()
@@ -131,29 +131,27 @@ def _write_keyed(
 
 
 def _keyed_chunks(table: TableFile) -> Iterator[tuple[int, pa.Array, np.ndarray]]:
-    """First row, ids and float vectors of the rows that have a vector, checked to be of one width."""
+    """Rows read, ids and float vectors of the rows that have a vector, checked to be of one width."""
     width: int | None = None
-    for first_row, batch in table.batches(["item_id", "emb"]):
-        for start in range(0, batch.num_rows, _CHUNK_ROWS):
-            chunk, first = batch.slice(start, _CHUNK_ROWS), first_row + start
-            kept = chunk.filter(chunk["emb"].is_valid())
-            if not kept.num_rows:
-                continue
-            ids = identifiers(table, "item_id", first, chunk["item_id"]).filter(chunk["emb"].is_valid())
-            numbers = np.flatnonzero(chunk["emb"].is_valid().to_numpy(zero_copy_only=False)) + first
-            lengths = _lengths(table, kept["emb"])
-            width = int(lengths[0]) if width is None else width
-            wrong = np.flatnonzero(lengths != width)
-            if len(wrong) or not width:
-                row = int(wrong[0]) if len(wrong) else 0
-                raise InputError(
-                    f"{table.where(int(numbers[row]))} has an embedding of {lengths[row]} values after {width}: "
-                    "give every item a vector of the same length."
-                )
-            flat = kept["emb"].flatten()
-            vectors = flat.cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, width)
-            _check_finite(table.path, numbers, vectors)
-            yield first, ids, vectors
+    for first, batch in table.batches(["item_id", "emb"], _CHUNK_ROWS):
+        there = batch["emb"].is_valid()
+        kept = batch["emb"].filter(there)
+        if not len(kept):
+            continue
+        ids = identifiers(table, "item_id", first, batch["item_id"]).filter(there)
+        numbers = np.flatnonzero(there.to_numpy(zero_copy_only=False)) + first
+        lengths = _lengths(table, kept)
+        width = int(lengths[0]) if width is None else width
+        wrong = np.flatnonzero(lengths != width)
+        if len(wrong) or not width:
+            row = int(wrong[0]) if len(wrong) else 0
+            raise InputError(
+                f"{table.where(int(numbers[row]))} has an embedding of {lengths[row]} values after {width}: "
+                "give every item a vector of the same length."
+            )
+        vectors = kept.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, width)
+        _check_finite(table.path, numbers, vectors)
+        yield first + batch.num_rows, ids, vectors
 
 
 def _lengths(table: TableFile, values: pa.Array) -> np.ndarray:

@@ -22,7 +22,7 @@ from semid.data.tablefiles import TableFile, decoded, identifiers, integers
 from semid.data.userrows import UserRows
 from semid.errors import InputError
 
-_BUCKET_EVENTS = 1 << 21
+_BUCKET_EVENTS = 1 << 20
 _SAMPLE_EVERY = 512
 _MAX_ACTIONS = 127
 _KNOWN_ACTIONS = ("exposure", "click", "conversion")

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from semid.data.parquetfiles import readable
 from semid.errors import InputError
 
 BATCH_ROWS = 1 << 17
 _CSV_BLOCK_BYTES = 8 << 20
+_READ_BYTES = 1 << 20
 # No leading zero, and short enough for int64: "007" is a name, not the number seven.
 INTEGER_PATTERN = "^(0|-?[1-9][0-9]{0,17})$"
 _FLOAT_PATTERN = "^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$"
@@ -39,22 +40,23 @@ class TableFile:
     def __contains__(self, column: str) -> bool:
         return column in self.schema.names
 
-    def batches(self, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Some columns in batches, each with the number of its first row.
+    def batches(self, columns: list[str], num_rows: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Some columns in batches of ``num_rows`` (of CSV: some MiB), each with the number of its first row.
 
         Raises:
             InputError: the file is truncated or damaged.
         """
         first = 0
-        with _readable(self.path):
-            for batch in self._typed_batches(columns):
+        with readable(self.path):
+            for batch in self._typed_batches(columns, num_rows or BATCH_ROWS):
                 yield first, batch
                 first += batch.num_rows
 
-    def _typed_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def _typed_batches(self, columns: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
         if self.path.suffix == ".parquet":
-            with pq.ParquetFile(self.path) as file:
-                yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
+            # Without these two settings whole row groups are read ahead and memory grows along the file.
+            with pq.ParquetFile(self.path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
+                yield from file.iter_batches(batch_size=num_rows, columns=columns, use_threads=False)
             return
         schema = pa.schema([self.schema.field(name) for name in columns])
         for batch in _csv_batches(self.path, columns):
@@ -93,7 +95,7 @@ def find_table(folder: Path, stem: str) -> TableFile | None:
 
 
 def _open_parquet(path: Path) -> TableFile:
-    with _readable(path), pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         return TableFile(path, file.schema_arrow, file.metadata.num_rows)
 
 
@@ -104,7 +106,7 @@ def _open_csv(path: Path) -> TableFile:
     if not names or len(set(names)) < len(names):
         raise InputError(f"{path} does not start with a line of distinct column names: add one.")
     integer, floating, num_rows = dict.fromkeys(names, True), dict.fromkeys(names, True), 0
-    with _readable(path):
+    with readable(path):
         for batch in _csv_batches(path, names):
             num_rows += batch.num_rows
             for name in names:
@@ -145,17 +147,6 @@ def _csv_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         raise InputError(
             f"{path} line {row.number} has {row.actual_columns} values instead of {row.expected_columns}: correct it."
         ) from None
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"{path} is truncated or damaged ({reason}): get it again.") from None
 
 
 def identifiers(table: TableFile, name: str, first_row: int, values: pa.Array) -> pa.Array:
