@@ -72,6 +72,14 @@ class ModelConfig:
     scale: float = 15.0
 
     def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "kv_heads", "decoder_layers", "context", "negatives"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("dropout", "id_dropout", "condition_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+        if not 0 < self.scale <= MAX_SCALE:
+            raise InputError(f"scale={self.scale} must be above 0 and at most {MAX_SCALE}.")
         if self.width % (2 * self.heads) or self.heads % self.kv_heads:
             raise InputError(
                 f"width={self.width} must be an even multiple of heads={self.heads}, "
@@ -84,8 +92,6 @@ class ModelConfig:
             raise InputError("The item needs at least one of the features id, codes, content, fields.")
         if self.contrastive_weight <= 0 and self.code_weight <= 0:
             raise InputError("contrastive_weight and code_weight are both 0: nothing would be learned.")
-        if self.context < 1:
-            raise InputError(f"context={self.context} must be at least 1 event.")
 
     @property
     def inner(self) -> int:

@@ -1,6 +1,7 @@
 """The trained recommender: one artifact that turns histories into generated items and into query vectors."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, 
 from semid.generative.trie import CodeTrie
 from semid.ranking import Ranking
 
+logger = logging.getLogger(__name__)
 KIND = "model"
 ANY_ACTION = "any"
 _BATCH_QUERIES = 256
@@ -39,8 +41,8 @@ class QueryStates:
         return len(self.states)
 
     def batches(self, size: int = _BATCH_QUERIES) -> Iterator[slice]:
-        """Slices of at most ``size`` queries."""
-        return (slice(first, first + size) for first in range(0, len(self), size))
+        """Slices of at most ``size`` queries; an empty one if there are none."""
+        return (slice(first, first + size) for first in range(0, max(len(self), 1), size))
 
 
 class GenerativeRecommender:
@@ -110,7 +112,7 @@ class GenerativeRecommender:
         builder = BatchBuilder(
             query_segments(queries, self.model.config.context), profile="profile" in self.model.config.features
         )
-        empty = np.flatnonzero(builder.lengths == 0)
+        empty = np.flatnonzero(queries.end <= queries.start)
         if len(empty):
             raise InputError(
                 f"Query {int(empty[0])} has an empty history ({len(empty)} such): give each at least one item."
@@ -205,6 +207,8 @@ class GenerativeRecommender:
             return 0
         if action not in self.action_names:
             raise InputError(f"Unknown action {action!r}; known: {', '.join((ANY_ACTION, *self.action_names))}.")
+        if self.model.condition is None:
+            logger.warning("This model was trained without the next action: %r changes nothing.", action)
         return self.action_names.index(action) + 1
 
     def save(
@@ -260,8 +264,11 @@ def queries_from_histories(histories: Sequence[Sequence[int]]) -> Queries:
     lengths = np.array([len(history) for history in histories], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total, count = int(offsets[-1]), len(histories)
-    items = np.fromiter((item for history in histories for item in history), np.int32, total)
-    log = EventLog(items, np.full(total, ACTION_UNKNOWN, np.int8), np.full(total, TIME_MISSING), offsets)
+    items = np.fromiter((item for history in histories for item in history), np.int64, total)
+    items = items.clip(-1, np.iinfo(np.int32).max)  # rows that do not fit stay wrong, for the check to find
+    log = EventLog(
+        items.astype(np.int32), np.full(total, ACTION_UNKNOWN, np.int8), np.full(total, TIME_MISSING), offsets
+    )
     return Queries(
         log=log,
         users=np.full(count, -1, np.int32),

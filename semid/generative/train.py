@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +19,13 @@ from semid.artifacts import create_artifact, open_artifact, plain_settings
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.generative.features import Catalogue
-from semid.generative.histories import BatchBuilder, training_segments
+from semid.generative.histories import BatchBuilder, pack_rows, training_segments
 from semid.generative.model import Model
 from semid.generative.optim import build_optimizer, learning_rate_factor, matrix_dtype
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
+_SAMPLED_SEGMENTS = 20_000
 
 Validate = Callable[[Model], dict[str, float]]
 Progress = Callable[[str, int, int | None], None]
@@ -43,7 +45,7 @@ class TrainConfig:
         patience: stop after this many validations in a row without a better one.
         checkpoint_minutes: how often a running training is saved for ``--resume``, at least.
         precision: of the matrix products, ``auto``, ``float32`` or ``bfloat16``.
-        seed: of initial weights, data order and dropout.
+        seed: of data order and dropout; whoever makes the model seeds its weights.
     """
 
     epochs: int = 30
@@ -74,10 +76,11 @@ class _Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    best: float = -1.0
+    best: float | None = None
     best_epoch: int = -1
     stale: int = 0
     seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -91,7 +94,6 @@ class Trainer:
         validate: from the model to metrics; ``"objective"`` decides which weights are the best.
         checkpoint: directory for checkpoints; None keeps none.
         identity: settings that a resumed run must share, checked on resume.
-        log: file that gets one JSON line an epoch.
         progress: called with (what, done, total).
     """
 
@@ -124,9 +126,7 @@ class Trainer:
         self.rows_per_batch = max(1, config.batch_tokens // self.row_tokens)
         popularity = torch.from_numpy(dataset.train_counts).to(self.device).float()
         self.log_popularity = (popularity / popularity.sum().clamp(min=1)).clamp(min=1e-12).log()
-        tokens = int(self.builder.lengths.sum())
-        batch_tokens = self.rows_per_batch * self.row_tokens
-        self.steps_per_epoch = -(-tokens // batch_tokens)
+        self.steps_per_epoch = -(-_estimate_rows(self.builder.lengths, self.row_tokens) // self.rows_per_batch)
 
     def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
         """Train to the end, or until validation stops improving; returns one record an epoch.
@@ -134,6 +134,7 @@ class Trainer:
         Raises:
             InputError: resuming without a checkpoint or with other settings, or the loss became NaN.
         """
+        torch.manual_seed(self.config.seed)
         if resume:
             self._restore()
         while self.state.epoch < self.config.epochs and not self._finished():
@@ -155,15 +156,12 @@ class Trainer:
         began, state = time.monotonic(), self.state
         spent = state.seconds
         saved = began
-        sums: dict[str, float] = {}
-        tokens, steps = 0, 0
+        tokens = 0
         self.model.train()
         for batch in self._batches():
-            values = self._step(batch.to(self.device))
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
+            for name, value in self._step(batch.to(self.device)).items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
             tokens += int((batch.segments >= 0).sum())
-            steps += 1
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = spent + time.monotonic() - began
             self.progress(f"epoch {state.epoch + 1}", state.batch, self.steps_per_epoch)
@@ -175,10 +173,10 @@ class Trainer:
         trained = time.monotonic() - began
         self.model.eval()
         metrics = self.validate(self.model)
-        state.epoch, state.batch = state.epoch + 1, 0
+        losses = {name: total / max(state.batch, 1) for name, total in state.sums.items()}
+        state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
         state.seconds = spent + time.monotonic() - began
         self._judge(metrics["objective"])
-        losses = {name: total / max(steps, 1) for name, total in sums.items()}
         state.history.append(
             {
                 "epoch": state.epoch,
@@ -207,22 +205,26 @@ class Trainer:
             group["lr"] = self.config.learning_rate * factor
         losses = self.model.losses(batch, self.catalogue, self.log_popularity, self.dtype)
         total = self.model.total(losses)
-        if not torch.isfinite(total):
-            raise InputError(
-                f"The loss is {total.item()} at epoch {self.state.epoch + 1}, batch {self.state.batch + 1}: "
-                "use a lower learning rate, or look for extreme values in the embeddings."
-            )
+        self._require_finite("loss", total)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._require_finite("norm of the gradient", norm)  # before the step, which would ruin the weights
         self.optimizer.step()
         for layer in self.model.experts():
             layer.balance()
         return {"total": total.item(), **{name: loss.item() for name, loss in losses.items()}}
 
+    def _require_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise InputError(
+                f"The {what} is {value.item()} at epoch {self.state.epoch + 1}, batch {self.state.batch + 1}: "
+                "use a lower learning rate, or look for extreme values in the embeddings."
+            )
+
     def _judge(self, objective: float) -> None:
         state = self.state
-        if objective > state.best:
+        if math.isfinite(objective) and (state.best is None or objective > state.best):
             state.best, state.best_epoch, state.stale = objective, state.epoch, 0
             self.best_weights = _copy(self.model.state_dict())
         else:
@@ -236,6 +238,8 @@ class Trainer:
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
         tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         with create_artifact(self.checkpoint, CHECKPOINT_KIND, settings=self.identity) as writer:
             writer.save_arrays("checkpoint.safetensors", arrays)
@@ -257,7 +261,15 @@ class Trainer:
             entries.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
         torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.state = _Progress(**artifact.details["progress"])
+
+
+def _estimate_rows(lengths: np.ndarray, row_tokens: int) -> int:
+    """Rows that the segments of one epoch fill, by packing a sample of them in some random order."""
+    sample = np.random.default_rng(0).permutation(lengths)[:_SAMPLED_SEGMENTS]
+    return -(-len(pack_rows(sample, row_tokens)) * len(lengths) // len(sample))
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ class Build:
     def model(catalogue: Catalogue, **changes: Any) -> Model:
         """Random weights everywhere, also where training would start from zeros or ones; evaluation mode."""
         settings = {"width": 16, "heads": 4, "kv_heads": 2, "hidden": 24, "context": 8, **changes}
+        torch.manual_seed(0)
         model = Model(ModelConfig(**settings).restricted_to(catalogue.available()), catalogue)
         Build.randomise(model)
         return model.eval()

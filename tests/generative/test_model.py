@@ -1,0 +1,273 @@
+"""What a state may depend on, what the losses are made of, and how a configuration goes wrong."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semid.data.dataset import Dataset
+from semid.errors import InputError
+from semid.generative.features import FEATURES, Catalogue
+from semid.generative.histories import BatchBuilder, TokenBatch, training_segments
+from semid.generative.losses import action_loss, code_loss
+from semid.generative.model import MAX_SCALE, PRESETS, Model, ModelConfig
+from semid.generative.moe import MoE, MoEConfig
+
+MOE = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
+
+
+@pytest.fixture
+def builder(rich: Dataset) -> BatchBuilder:
+    return BatchBuilder(training_segments(rich, 8, profile=True), profile=True)
+
+
+@pytest.fixture
+def packed(builder: BatchBuilder) -> TokenBatch:
+    """Two rows of several segments each, with padding behind."""
+    return builder.build([[3, 0, 5, 1], [4, 2, 6]], 30)
+
+
+def changed(batch: TokenBatch, where: Tensor) -> TokenBatch:
+    """Other items, actions, times and users at some tokens."""
+    generator = torch.Generator().manual_seed(9)
+
+    def other(values: Tensor, size: int) -> Tensor:
+        moved = (values + torch.randint(1, size, values.shape, generator=generator)) % size
+        return torch.where(where, moved, values)
+
+    return replace(
+        batch,
+        items=other(batch.items, 24),
+        actions=other(batch.actions, 4),
+        gaps=other(batch.gaps, 33),
+        hours=other(batch.hours, 25),
+        weekdays=other(batch.weekdays, 8),
+        users=other(batch.users, 12),
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("moe", [None, MOE])
+def test_states_see_neither_the_future_nor_other_segments(
+    build: Any, catalogue: Catalogue, packed: TokenBatch, moe: MoEConfig | None
+) -> None:
+    model = build.model(catalogue, moe=moe)
+    before = model.states(packed, catalogue)
+    tokens = packed.segments.shape[1]
+    for row in range(2):
+        for place in range(0, int(packed.last_tokens()[row]) + 1, 3):
+            visible = (packed.segments == packed.segments[row, place]) & (torch.arange(tokens) <= place)
+            visible[1 - row] = False
+            after = model.states(changed(packed, ~visible), catalogue)
+            torch.testing.assert_close(after[row, place], before[row, place])
+    last = packed.last_tokens()[0]
+    here = (torch.arange(2)[:, None] == 0) & (torch.arange(tokens) == last)
+    assert not torch.allclose(model.states(changed(packed, here), catalogue)[0, last], before[0, last])
+
+
+@torch.no_grad()
+def test_a_packed_row_equals_each_segment_alone(
+    build: Any, catalogue: Catalogue, builder: BatchBuilder, packed: TokenBatch
+) -> None:
+    model = build.model(catalogue)
+    states = model.states(packed, catalogue)
+    for row, members in enumerate([[3, 0, 5, 1], [4, 2, 6]]):
+        at = 0
+        for member in members:
+            length = int(builder.lengths[member])
+            alone = model.states(builder.build([[member]], length), catalogue)
+            torch.testing.assert_close(states[row, at : at + length], alone[0], rtol=1e-4, atol=1e-5)
+            at += length
+
+
+@torch.no_grad()
+def test_items_encoded_before_give_the_same_states(build: Any, catalogue: Catalogue, packed: TokenBatch) -> None:
+    model = build.model(catalogue)
+    encoded = model.items(catalogue, torch.arange(catalogue.num_items))
+    torch.testing.assert_close(model.states(packed, catalogue, encoded), model.states(packed, catalogue))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_reaches_the_states(build: Any, catalogue: Catalogue, packed: TokenBatch, name: str) -> None:
+    """Changing what a feature reads changes the states when it is on, and nothing when it is off."""
+    lists = catalogue.item_lists[0]
+    other_catalogue = {
+        "codes": replace(catalogue, codes=catalogue.codes.flip(0)),
+        "content": replace(catalogue, content=catalogue.content.flip(0)),
+        "fields": replace(catalogue, item_lists=(replace(lists, values=lists.values.flip(0)),)),
+        "id": replace(catalogue, trained=~catalogue.trained),
+    }
+    other_batch = {
+        "action": replace(packed, actions=packed.actions.flip(0)),
+        "time": replace(packed, gaps=packed.gaps.flip(0)),
+        "profile": replace(packed, users=packed.users.flip(0)),
+    }
+    for switched_on in (True, False):
+        model = build.model(catalogue, features=FEATURES if switched_on else tuple(set(FEATURES) - {name}))
+        before = model.states(packed, catalogue)
+        after = model.states(other_batch.get(name, packed), other_catalogue.get(name, catalogue))
+        assert torch.allclose(before, after) != switched_on
+
+
+@torch.no_grad()
+def test_an_unknown_user_is_the_last_row(build: Any, catalogue: Catalogue, packed: TokenBatch) -> None:
+    model = build.model(catalogue)
+    nobody = model.states(replace(packed, users=torch.full_like(packed.users, -1)), catalogue)
+    last = model.states(replace(packed, users=torch.full_like(packed.users, 12)), catalogue)
+    assert torch.equal(nobody, last)
+
+
+@torch.no_grad()
+def test_vectors_have_unit_length_and_scale_is_bounded(build: Any, catalogue: Catalogue) -> None:
+    model = build.model(catalogue)
+    encoded = model.items(catalogue, torch.arange(24))
+    inner = encoded / encoded.square().mean(1, keepdim=True).sqrt()
+    expected = F.normalize(encoded + model.tower(inner), dim=-1)
+    torch.testing.assert_close(model.item_vectors(encoded), expected)
+    torch.testing.assert_close(model.query_vectors(3 * encoded).norm(dim=1), torch.ones(24))
+    model.log_scale.fill_(2.0)
+    assert float(model.scale) == pytest.approx(np.exp(2.0))
+    model.log_scale.fill_(50.0)
+    assert float(model.scale) == MAX_SCALE
+
+
+def by_hand(model: Model, batch: TokenBatch, catalogue: Catalogue) -> dict[str, Tensor]:
+    """The three losses from the public parts of the model."""
+    wanted = batch.targets >= 0
+    targets, actions = batch.targets[wanted], batch.target_actions[wanted]
+    raw = model.states(batch, catalogue)[wanted]
+    states = model.conditioned(raw, actions)
+    vectors = model.item_vectors(model.items(catalogue, torch.arange(catalogue.num_items)))
+    logits = model.query_vectors(states) @ vectors.T * model.scale
+    codes = catalogue.codes[targets]
+    return {
+        "contrastive": F.cross_entropy(logits, targets),
+        "codes": code_loss(model.code_decoder(states, codes), codes, torch.ones(len(targets))),
+        "action": action_loss(model.action_logits(raw, vectors[targets]), actions),
+    }
+
+
+def popularity(rich: Dataset) -> Tensor:
+    counts = torch.from_numpy(rich.train_counts).float()
+    return (counts / counts.sum()).clamp(min=1e-12).log()
+
+
+def test_losses_are_those_of_the_parts(build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch) -> None:
+    model = build.model(catalogue)
+    expected = by_hand(model, packed, catalogue)
+    losses = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    assert list(losses) == ["contrastive", "codes", "action"]
+    torch.testing.assert_close(losses, expected)
+    total = 1.0 * expected["contrastive"] + 0.5 * expected["codes"] + 0.1 * expected["action"]
+    torch.testing.assert_close(model.total(losses), total)
+
+    gradient = torch.autograd.grad(model.total(losses), list(model.parameters()), allow_unused=True)
+    wanted = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+    for (name, _), mine, other in zip(model.named_parameters(), gradient, wanted, strict=True):
+        assert mine is not None, name
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_losses_are_close(build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch) -> None:
+    model = build.model(catalogue)
+    exact = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    rounded = model.losses(packed, catalogue, popularity(rich), torch.bfloat16)
+    for name, loss in exact.items():
+        assert rounded[name].dtype == torch.float32
+        assert rounded[name].item() == pytest.approx(loss.item(), rel=0.05)
+        assert rounded[name].item() != loss.item()
+
+
+def test_sampled_losses_come_near_the_full_ones(
+    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch
+) -> None:
+    full = build.model(catalogue, scale=3.0)
+    sampled = build.model(catalogue, scale=3.0, full_softmax_items=0, negatives=20_000)
+    torch.manual_seed(0)
+    expected = full.losses(packed, catalogue, popularity(rich), torch.float32)
+    losses = sampled.losses(packed, catalogue, popularity(rich), torch.float32)
+    assert losses["contrastive"].item() == pytest.approx(expected["contrastive"].item(), rel=0.02)
+    torch.testing.assert_close(losses["codes"], expected["codes"])
+    torch.testing.assert_close(losses["action"], expected["action"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"contrastive_weight": 0.0}, ["codes", "action"]),
+        ({"code_weight": 0.0}, ["contrastive", "action"]),
+        ({"action_weight": 0.0}, ["contrastive", "codes"]),
+    ],
+)
+def test_weights_of_zero_leave_losses_out(
+    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch, changes: dict[str, float], names: list[str]
+) -> None:
+    losses = build.model(catalogue, **changes).losses(packed, catalogue, popularity(rich), torch.float32)
+    assert list(losses) == names
+
+
+def test_the_next_action_is_told_to_the_item_heads_and_never_to_the_action_head(
+    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch
+) -> None:
+    """Otherwise the action head would only have to read its answer."""
+    model = build.model(catalogue)
+    torch.nn.init.zeros_(model.condition.film.weight)
+    told = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    torch.nn.init.normal_(model.condition.film.weight)
+    told_louder = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    assert told["action"].item() == pytest.approx(told_louder["action"].item(), abs=1e-6)
+    assert abs(told["contrastive"].item() - told_louder["contrastive"].item()) > 1e-3
+    assert abs(told["codes"].item() - told_louder["codes"].item()) > 1e-3
+
+
+def test_without_actions_there_is_no_condition(build: Any) -> None:
+    bare = build.catalogue(build.dataset(build.log([[0, 1, 2], [2, 3]]), 4))
+    model = build.model(bare)
+    assert (model.condition, model.action_head, model.profile) == (None, None, None)
+    assert model.config.features == ("id", "codes", "content")
+    states = torch.randn(2, 16)
+    assert model.conditioned(states, torch.tensor([0, 1])) is states
+
+
+def test_experts_stand_in_every_trunk_layer(build: Any, catalogue: Catalogue) -> None:
+    model = build.model(catalogue, moe=MOE, layers=3)
+    assert len(list(model.experts())) == 3
+    assert all(isinstance(block.feed_forward, MoE) for block in model.blocks)
+    assert not list(build.model(catalogue).experts())
+
+
+def test_inner_width_and_presets() -> None:
+    assert ModelConfig(width=128).inner == 352  # 128 · 8 / 3 = 341.3, up to a multiple of 32
+    assert ModelConfig(width=128, hidden=100).inner == 100
+    assert list(PRESETS) == ["tiny", "small", "base", "large"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ModelConfig(width=36, heads=4), "width=36 must be an even multiple of heads=4"),
+        (lambda: ModelConfig(heads=4, kv_heads=3), "heads a multiple of kv_heads=3"),
+        (lambda: ModelConfig(features=("id", "colour")), r"Unknown features \['colour'\]; known: id, codes"),
+        (lambda: ModelConfig(features=("time", "action")), "needs at least one of the features id, codes"),
+        (lambda: ModelConfig(contrastive_weight=0, code_weight=0), "nothing would be learned"),
+        (lambda: ModelConfig(context=0), "context=0 must be at least 1"),
+        (lambda: ModelConfig(decoder_layers=0), "decoder_layers=0 must be at least 1"),
+        (lambda: ModelConfig(heads=0), "heads=0 must be at least 1"),
+        (lambda: ModelConfig(dropout=1.0), r"dropout=1\.0 must be at least 0 and below 1"),
+        (lambda: ModelConfig(scale=0.0), r"scale=0\.0 must be above 0 and at most 100"),
+    ],
+)
+def test_configurations_that_cannot_work(make: Callable[[], ModelConfig], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_restricting_to_what_no_item_has(build: Any) -> None:
+    with pytest.raises(InputError, match="needs at least one of the features"):
+        ModelConfig(features=("fields", "time")).restricted_to(("id", "codes", "time"))
