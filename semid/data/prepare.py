@@ -1,8 +1,9 @@
 """Turns any supported input into one prepared dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from semid.artifacts import create_artifact
 from semid.data.builder import DatasetBuilder
@@ -48,17 +49,25 @@ class PrepareConfig:
 
 
 def prepare(
-    source: Path, target: Path, config: PrepareConfig | None = None, progress: Progress | None = None
+    source: Path,
+    target: Path,
+    config: PrepareConfig | None = None,
+    progress: Progress | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read the folder ``source`` and write the prepared dataset ``target``; memory stays flat as users grow.
+
+    Args:
+        settings: plain values of the command that made it; the configuration by default.
 
     Raises:
         InputError: no known layout there, or something wrong in it; nothing is written then.
     """
     config = config or PrepareConfig()
     layout = detect_layout(source) if config.layout == "auto" else config.layout
-    settings = {**asdict(config), "layout": layout, "source": str(source)}
-    with create_artifact(target, KIND, settings=settings) as writer:
+    made_by = {**asdict(config), "layout": layout, "source": str(source)} if settings is None else settings
+    with create_artifact(target, KIND, settings=made_by) as writer:
         builder = DatasetBuilder(writer)
         _read(layout, source, builder, config, progress or _silent)
         builder.finish(config.split)
