@@ -1,0 +1,261 @@
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from semid.data.features import Embedding
+from semid.errors import InputError
+from semid.tokenizers.preprocessing import Preprocessor, PreprocessorConfig
+
+
+def embedding(vectors: np.ndarray, valid: np.ndarray | None = None, name: str = "a") -> Embedding:
+    valid = np.ones(len(vectors), bool) if valid is None else valid
+    return Embedding(name, np.where(valid[:, None], vectors, 0).astype(vectors.dtype), valid)
+
+
+def correlated(rng: np.random.Generator, num_rows: int, dim: int) -> np.ndarray:
+    """Falling variances, far from the origin."""
+    mixing = rng.standard_normal((dim, dim)) * 0.8 ** np.arange(dim)
+    return (rng.standard_normal((num_rows, dim)) @ mixing.T + 3).astype(np.float32)
+
+
+def planted(seed: int = 0, num_rows: int = 4000) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A shared latent vector seen through three embeddings of 10, 30 and 20 dimensions with a little noise."""
+    rng = np.random.default_rng(seed)
+    latent = rng.standard_normal((num_rows, 5)) * [3, 2.5, 2, 1.5, 1]
+    views = []
+    for dim in (10, 30, 20):
+        mixing = rng.standard_normal((5, dim))
+        view = latent @ mixing + 0.3 * rng.standard_normal((num_rows, dim)) + rng.standard_normal(dim)
+        views.append(view.astype(np.float32))
+    return latent, views
+
+
+def views_with(views: list[np.ndarray], *valid: np.ndarray) -> list[Embedding]:
+    return [embedding(view, mask, name) for view, mask, name in zip(views, valid, "abc", strict=True)]
+
+
+def filled_with_means(fitted: Preprocessor, given: list[Embedding]) -> list[Embedding]:
+    """What one would do without thinking."""
+    filled = [np.where(e.valid[:, None], e.vectors, mean) for e, mean in zip(given, fitted.means_, strict=True)]
+    return [embedding(vectors, name=e.name) for vectors, e in zip(filled, given, strict=True)]
+
+
+@pytest.mark.parametrize("whiten", [0.0, 1.0])
+def test_components_agree_with_sklearn(whiten: float) -> None:
+    vectors = correlated(np.random.default_rng(0), 3000, 24)
+    pca = PCA(6, whiten=whiten == 1, svd_solver="full").fit(vectors.astype(np.float64))
+    expected = pca.transform(vectors.astype(np.float64))
+    fitted = Preprocessor(PreprocessorConfig(svd=6, whiten=whiten)).fit([embedding(vectors)])
+    found, known = fitted.transform([embedding(vectors)])
+    assert known.all()
+    assert found.dtype == np.float32
+    assert fitted.captured_ == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-5)
+    if not whiten:  # unit mean energy: our vectors are smaller by one factor
+        expected /= np.sqrt(((vectors - vectors.mean(0, dtype=np.float64)) ** 2).sum(1).mean())
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_wide_embeddings_take_the_iterative_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = correlated(np.random.default_rng(0), 500, 40)
+    full, _ = Preprocessor(PreprocessorConfig(svd=5)).fit([embedding(vectors)]).transform([embedding(vectors)])
+    monkeypatch.setattr("semid.tokenizers.preprocessing._FULL_DECOMPOSITION_DIM", 1)
+    some, _ = Preprocessor(PreprocessorConfig(svd=5)).fit([embedding(vectors)]).transform([embedding(vectors)])
+    np.testing.assert_allclose(some, full, atol=1e-4)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, views = planted(num_rows=300)
+    mask = np.random.default_rng(0).random((3, 300)) < 0.6
+    given = views_with(views, *mask)
+    whole = Preprocessor(PreprocessorConfig(svd=4)).fit(given)
+    vectors, _ = whole.transform(given)
+    monkeypatch.setattr("semid.tokenizers.preprocessing._ROWS", 37)
+    tiled = Preprocessor(PreprocessorConfig(svd=4)).fit(given)
+    np.testing.assert_allclose(tiled.basis_, whole.basis_, atol=1e-4)
+    known = mask.any(0)
+    np.testing.assert_allclose(tiled.transform(given)[0][known], vectors[known], atol=1e-4)
+
+
+def test_energy_of_each_embedding_is_its_weight() -> None:
+    rng = np.random.default_rng(0)
+    one, two = correlated(rng, 2000, 8), 50 * correlated(rng, 2000, 3)
+    given = [embedding(one, name="a"), embedding(two, name="b")]
+    for weights, expected in (((1.0, 4.0), 5.0), (None, 2.0)):
+        vectors, _ = Preprocessor(PreprocessorConfig(svd=11, weights=weights)).fit(given).transform(given)
+        np.testing.assert_allclose(vectors.mean(0), 0, atol=1e-4)
+        assert (vectors.astype(np.float64) ** 2).sum(1).mean() == pytest.approx(expected, rel=1e-4)
+
+
+def test_missing_embeddings_are_made_up_for_by_the_others() -> None:
+    _, views = planted()
+    everywhere = np.ones(4000, bool)
+    rng = np.random.default_rng(1)
+    third, second = rng.random(4000) < 0.5, rng.random(4000) < 0.6
+    complete = views_with(views, everywhere, everywhere, everywhere)
+    partial = views_with(views, everywhere, second, third)
+    fitted = Preprocessor(PreprocessorConfig(svd=5)).fit(partial)
+    truth, _ = fitted.transform(complete)
+    found, known = fitted.transform(partial)
+    assert known.all()
+    for missing in (~second & third, second & ~third, ~second & ~third):
+        error = ((found[missing] - truth[missing]) ** 2).sum(1).mean()
+        filled, _ = fitted.transform(filled_with_means(fitted, partial))
+        naive = ((filled[missing] - truth[missing]) ** 2).sum(1).mean()
+        assert error < 0.02 * (truth**2).sum(1).mean()
+        assert error < 0.2 * naive
+    np.testing.assert_array_equal(found[second & third], truth[second & third])
+
+
+def test_projection_is_the_conditional_mean() -> None:
+    """Against float64 regression of the absent block on the present one, with the true moments of a large sample."""
+    _, views = planted(num_rows=20_000)
+    full = np.ones(20_000, bool)
+    fitted = Preprocessor(PreprocessorConfig(svd=5)).fit(views_with(views, full, full, full))
+    scaled = [
+        (view.astype(np.float64) - view.mean(0, dtype=np.float64)) * scale
+        for view, scale in zip(views, fitted.scales_, strict=True)
+    ]
+    seen, absent = np.concatenate(scaled[:2], axis=1), scaled[2]
+    regression = np.linalg.solve(seen.T @ seen, seen.T @ absent)
+    expected = np.concatenate([seen, seen @ regression], axis=1) @ fitted.basis_
+    found, _ = fitted.transform(views_with(views, full, full, ~full))
+    assert ((found - expected) ** 2).sum() < 1e-3 * (expected**2).sum()
+
+
+def test_no_row_with_all_embeddings() -> None:
+    latent, views = planted()
+    thirds = np.arange(4000) % 3
+    given = views_with(views, thirds != 0, thirds != 1, thirds != 2)
+    found, known = Preprocessor(PreprocessorConfig(svd=5)).fit(given).transform(given)
+    assert known.all()
+    design = np.column_stack([latent, np.ones(len(latent))])
+    residual = found - design @ np.linalg.lstsq(design, found, rcond=None)[0]
+    assert (residual**2).sum() < 0.1 * (found**2).sum()
+
+
+def test_disjoint_embeddings_have_nothing_to_say_of_each_other() -> None:
+    _, views = planted()
+    half = np.arange(4000) < 2000
+    given = [embedding(views[0], half, "a"), embedding(views[1], ~half, "b")]
+    found, known = Preprocessor(PreprocessorConfig(svd=10)).fit(given).transform(given)
+    assert known.all()
+    assert np.isfinite(found).all()
+    energy = (found**2).sum(1)
+    assert energy[half].mean() == pytest.approx(1, rel=0.05)
+    assert energy[~half].mean() == pytest.approx(1, rel=0.05)
+
+
+def test_items_without_any_embedding_are_spread_like_the_others() -> None:
+    vectors = correlated(np.random.default_rng(0), 6000, 12)
+    valid = np.arange(6000) % 2 == 0
+    fitted = Preprocessor(PreprocessorConfig(svd=4, seed=7)).fit([embedding(vectors, valid)])
+    found, known = fitted.transform([embedding(vectors, valid)])
+    np.testing.assert_array_equal(known, valid)
+    np.testing.assert_allclose(found[~valid].std(0), found[valid].std(0), rtol=0.06)
+    np.testing.assert_allclose(found[~valid].mean(0), 0, atol=0.05)
+    assert len(np.unique(found[~valid], axis=0)) == 3000
+
+
+def test_random_vectors_depend_on_seed_and_row_alone() -> None:
+    vectors = correlated(np.random.default_rng(0), 100, 6)
+    few, many = np.arange(100) != 3, (np.arange(100) % 7 != 3)
+
+    def row_3(valid: np.ndarray, seed: int) -> np.ndarray:
+        fitted = Preprocessor(PreprocessorConfig(svd=3, seed=seed)).fit([embedding(vectors)])
+        return fitted.transform([embedding(vectors, valid)])[0][3]
+
+    np.testing.assert_array_equal(row_3(few, 1), row_3(many, 1))
+    assert not np.allclose(row_3(few, 1), row_3(few, 2))
+
+
+def test_fewer_components_where_the_rank_is_lower() -> None:
+    rng = np.random.default_rng(0)
+    flat = (rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12))).astype(np.float32)
+    vectors, _ = Preprocessor(PreprocessorConfig(svd=8)).fit([embedding(flat)]).transform([embedding(flat)])
+    assert vectors.shape == (200, 3)
+    same = np.full((50, 4), 0.1, np.float32)
+    vectors, _ = Preprocessor(PreprocessorConfig(svd=8)).fit([embedding(same)]).transform([embedding(same)])
+    assert vectors.shape == (50, 1)
+    assert not vectors.any()
+
+
+def test_a_constant_embedding_beside_another_changes_nothing() -> None:
+    vectors = correlated(np.random.default_rng(0), 300, 5)
+    constant = embedding(np.full((300, 4), 7.3, np.float32), name="b")
+    alone, _ = Preprocessor(PreprocessorConfig(svd=5)).fit([embedding(vectors)]).transform([embedding(vectors)])
+    given = [embedding(vectors), constant]
+    beside, _ = Preprocessor(PreprocessorConfig(svd=5)).fit(given).transform(given)
+    np.testing.assert_allclose(beside, alone, atol=1e-5)
+    valid = np.arange(300) > 9
+    given = [embedding(vectors, valid), constant]
+    vectors, known = Preprocessor(PreprocessorConfig(svd=5)).fit(given).transform(given)
+    assert known.all()
+    assert np.isfinite(vectors).all()
+
+
+def test_sample_comes_close() -> None:
+    given = [embedding(correlated(np.random.default_rng(0), 5000, 16))]
+    whole = Preprocessor(PreprocessorConfig(svd=4)).fit(given)
+    some = Preprocessor(PreprocessorConfig(svd=4, sample=1500)).fit(given)
+    assert not np.array_equal(some.basis_, whole.basis_)
+    cosines = np.linalg.svd(some.basis_.T @ whole.basis_)[1]
+    assert cosines.min() > 0.98
+
+
+def test_half_precision_and_memory_maps(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    vectors = correlated(np.random.default_rng(0), 400, 6).astype(np.float16)
+    np.save(tmp_path / "v.npy", vectors)
+    mapped = Embedding("a", np.load(tmp_path / "v.npy", mmap_mode="r"), np.ones(400, bool))
+    exact = [embedding(vectors.astype(np.float32))]
+    config = PreprocessorConfig(svd=4)
+    np.testing.assert_array_equal(
+        Preprocessor(config).fit([mapped]).transform([mapped])[0], Preprocessor(config).fit(exact).transform(exact)[0]
+    )
+
+
+def test_arrays_bring_everything_back() -> None:
+    _, views = planted(num_rows=500)
+    mask = np.random.default_rng(0).random((3, 500)) < 0.5
+    given = views_with(views, *mask)
+    config = PreprocessorConfig(svd=5, weights=(1, 2, 3), whiten=0.5)
+    fitted = Preprocessor(config).fit(given)
+    again = Preprocessor.from_arrays(config, fitted.to_arrays())
+    for one, two in zip(fitted.transform(given), again.transform(given), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_bad_numbers_are_named() -> None:
+    vectors = correlated(np.random.default_rng(0), 20, 3)
+    fitted = Preprocessor(PreprocessorConfig(svd=2)).fit([embedding(vectors)])
+    for bad in (np.nan, np.inf):
+        broken = vectors.copy()
+        broken[13, 1] = bad
+        with pytest.raises(InputError, match="'a' has NaN or infinity in row 13"):
+            Preprocessor(PreprocessorConfig(svd=2)).fit([embedding(broken)])
+        with pytest.raises(InputError, match="'a' has NaN or infinity in row 13"):
+            fitted.transform([embedding(broken)])
+        hidden = Embedding("a", broken, np.arange(20) != 13)
+        assert np.isfinite(fitted.transform([hidden])[0]).all()
+
+
+def test_mistakes_are_named() -> None:
+    vectors = correlated(np.random.default_rng(0), 20, 3)
+    fitted = Preprocessor(PreprocessorConfig(svd=2)).fit([embedding(vectors)])
+    with pytest.raises(InputError, match="'a' has 2 dimensions but was fitted with 3"):
+        fitted.transform([embedding(vectors[:, :2])])
+    with pytest.raises(InputError, match="2 embeddings were given but 1 were fitted"):
+        fitted.transform([embedding(vectors), embedding(vectors, name="b")])
+    with pytest.raises(InputError, match="'b' has 19 rows"):
+        fitted.fit([embedding(vectors), embedding(vectors[1:], name="b")])
+    with pytest.raises(InputError, match="'a' has no valid row"):
+        fitted.fit([embedding(vectors, np.zeros(20, bool))])
+    with pytest.raises(InputError, match="2 weights were given for 1 embeddings"):
+        Preprocessor(PreprocessorConfig(weights=(1, 2))).fit([embedding(vectors)])
+    with pytest.raises(InputError, match="No embedding"):
+        fitted.fit([])
+    with pytest.raises(InputError, match="shape"):
+        fitted.fit([Embedding("a", np.zeros((4, 2, 2)), np.ones(4, bool))])
+    for wrong in ({"svd": 0}, {"weights": (1.0, -1.0)}, {"whiten": 1.5}, {"sample": 1}):
+        with pytest.raises(InputError):
+            PreprocessorConfig(**wrong)
