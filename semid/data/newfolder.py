@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from semid.artifacts import full_disk_named
 from semid.errors import InputError
 
 
@@ -23,7 +24,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield partial
+        with full_disk_named(target):
+            yield partial
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
