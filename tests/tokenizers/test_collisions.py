@@ -240,10 +240,7 @@ def test_distortion_stays_near_the_best_within_a_prefix() -> None:
 
 def test_capacity() -> None:
     check_capacity(8, (2, 2, 2))
-    with pytest.raises(
-        InputError,
-        match="9 items do not fit into the 8 different codes of 3 levels of 2 codes: use at least 4 levels or 3 codes",
-    ):
+    with pytest.raises(InputError, match=r"9 items do not fit into the 8 .* use at least 4 levels or 3 codes"):
         check_capacity(9, (2, 2, 2))
     with pytest.raises(InputError, match="levels of 2, 3 codes: use at least 3 levels or 5 codes"):
         check_capacity(17, (2, 3))
