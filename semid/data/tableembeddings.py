@@ -113,7 +113,7 @@ def _write_keyed(
     table.require("item_id", "emb")
     embedding: EmbeddingBuilder | None = None
     joined = vectors_there = 0
-    for done, ids, vectors in _keyed_chunks(table):
+    for done, ids, vectors in keyed_chunks(table):
         vectors_there += len(vectors)
         if embedding is None:
             embedding = builder.embedding(name, vectors.shape[1], config.float_dtype)
@@ -130,7 +130,7 @@ def _write_keyed(
     builder.report.setdefault("embeddings", {}).setdefault(name, {})["join_rate"] = rate
 
 
-def _keyed_chunks(table: TableFile) -> Iterator[tuple[int, pa.Array, np.ndarray]]:
+def keyed_chunks(table: TableFile) -> Iterator[tuple[int, pa.Array, np.ndarray]]:
     """Rows read, ids and float vectors of the rows that have a vector, checked to be of one width."""
     width: int | None = None
     for first, batch in table.batches(["item_id", "emb"], _CHUNK_ROWS):

@@ -1,0 +1,45 @@
+"""The command line: ``semid COMMAND …``. Every command is one library call that Python can make too."""
+
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import semid
+from semid.commands import data, tokenizer
+
+app = typer.Typer(
+    name="semid",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Item embeddings → semantic IDs → one model that generates, retrieves, and joins both.",
+)
+app.add_typer(data.app, name="data")
+tokenizer.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"semid {semid.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of ``semid``; a polite kill ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _stop)
+    app()

@@ -1,0 +1,87 @@
+"""What commands show: tables and JSON on stdout, progress on stderr, results in files."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+Progress = Callable[[str, int, int | None], None]
+STDOUT = Path("-")
+_WIDE = 200
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A callback ``(what, done, total)`` that draws a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        current = ""
+
+        def show(what: str, done: int, total: int | None) -> None:
+            nonlocal current
+            if what != current:
+                current = what
+                bar.reset(task, description=what, total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield show
+
+
+def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table on stdout: the first row is the header, the first column names the rows, the others are figures."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for place, name in enumerate(rows[0]):
+        table.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(table, width=None if console.is_terminal else _WIDE)
+
+
+def print_facts(facts: Sequence[tuple[str, str]], title: str | None = None) -> None:
+    """Names and values, one pair a line."""
+    width = max((len(name) for name, _ in facts), default=0)
+    if title:
+        typer.echo(title)
+    for name, value in facts:
+        typer.echo(f"  {name:<{width}}  {value}")
+
+
+def write_json(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
+    """JSON to a file, or to stdout if the path is ``-``."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    if path == STDOUT:
+        typer.echo(text)
+        return
+    from semid.artifacts import create_file
+
+    with create_file(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    if settings is not None:
+        write_settings(path, settings)
+
+
+def write_settings(result: Path, settings: Mapping[str, Any]) -> None:
+    """The settings that made a result file as ``NAME.settings.toml`` beside it, for ``--config``."""
+    import tomli_w
+
+    from semid.artifacts import create_file, plain_settings
+
+    with create_file(result.with_name(f"{result.stem}.settings.toml")) as partial:
+        partial.write_text(tomli_w.dumps(plain_settings(settings)), encoding="utf-8")

@@ -1,0 +1,72 @@
+"""Parsers that turn what is typed into values, and the options several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def names(text: Any) -> tuple[str, ...]:
+    """``82,85`` → ``("82", "85")``; nothing → ``()``."""
+    if not isinstance(text, str) or not text:  # a default goes through the parser too
+        return tuple(text)
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise typer.BadParameter(f"{text!r} is not a list of names like 82,85.")
+    return parts
+
+
+def _numbers(kind: type[int] | type[float], example: str, count: int = 0) -> Callable[[Any], tuple[Any, ...]]:
+    def parse(text: Any) -> tuple[Any, ...]:
+        if not isinstance(text, str):
+            return tuple(text)
+        try:
+            values = tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if not values or count not in (0, len(values)):
+            raise typer.BadParameter(f"{text!r} is not a list of numbers like {example}.")
+        return values
+
+    return parse
+
+
+integers = _numbers(int, "5,10")
+floats = _numbers(float, "1,0.5")
+two_integers = _numbers(int, "1700000000,1700600000", count=2)
+two_floats = _numbers(float, "0.8,0.9", count=2)
+
+
+def one_or_more(text: Any) -> Any:
+    """``256`` → 256, ``256,128`` → (256, 128)."""
+    if isinstance(text, int):
+        return text
+    values = integers(text)
+    return values[0] if len(values) == 1 else values
+
+
+def widths(text: Any) -> tuple[tuple[str, int], ...]:
+    """``81:32,82:1024`` → ``(("81", 32), ("82", 1024))``."""
+    if not isinstance(text, str):
+        return tuple(text)
+    pairs = [part.partition(":") for part in text.split(",")]
+    if not all(name and width.isdecimal() for name, _, width in pairs):
+        raise typer.BadParameter(f"{text!r} is not a list of id:width like 81:32,82:1024.")
+    return tuple((name, int(width)) for name, _, width in pairs)
+
+
+DATA = Path("data")
+TOKENIZER = Path("runs/tokenizer")
+MODEL = Path("runs/model")
+
+Data = Annotated[Path, typer.Option("--data", help="Prepared dataset.")]
+Tokenizer = Annotated[Path, typer.Option("--tokenizer", help="Fitted tokenizer.")]
+ModelPath = Annotated[Path, typer.Option("--model", help="Trained model.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON there; - is stdout.")]
+Beam = Annotated[int, typer.Option("--beam", help="Width of the beam search and of the ANN candidates.")]
+FilterSeen = Annotated[bool, typer.Option("--filter-seen", help="Never recommend what is in the history.")]
+Action = Annotated[str, typer.Option("--action", help="Wanted next action: a name, usual, or any.")]
+Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]

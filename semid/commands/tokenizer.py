@@ -1,0 +1,166 @@
+"""``semid fit``, ``semid encode`` and ``semid inspect``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from semid.commands import options
+from semid.commands.console import (
+    STDOUT,
+    print_facts,
+    print_table,
+    progress_bar,
+    write_json,
+    write_settings,
+)
+from semid.commands.running import command, in_force
+from semid.errors import InputError
+
+if TYPE_CHECKING:
+    from semid.tokenizers.report import QualityReport
+
+_BATCH_ROWS = 1 << 16
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the top level."""
+    command(app, "fit")(fit)
+    command(app, "encode")(encode)
+    command(app, "inspect")(inspect)
+
+
+def fit(
+    context: typer.Context,
+    emb: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            parser=options.names,
+            metavar="ID,ID",
+            show_default=False,
+            help="Embeddings to fuse; all, or co-occurrence in histories if there are none.",
+        ),
+    ] = (),
+    data: options.Data = options.DATA,
+    out: Annotated[Path, typer.Option(help="Where the tokenizer goes.")] = options.TOKENIZER,
+    svd: Annotated[int, typer.Option(help="Components of the fused vector.")] = 64,
+    weights: Annotated[
+        tuple[float, ...] | None,
+        typer.Option(parser=options.floats, metavar="X,X", help="Share of the energy of each embedding; equal."),
+    ] = None,
+    whiten: Annotated[float, typer.Option(help="Whitening of the components, 0 none to 1 full.")] = 0.0,
+    levels: Annotated[int, typer.Option(help="Codes an item.")] = 3,
+    codes: Annotated[
+        int | tuple[int, ...],
+        typer.Option(parser=options.one_or_more, metavar="K or K,K,…", help="Codes a level."),
+    ] = 256,
+    collisions: Annotated[str, typer.Option(help="Items with equal codes: nearest, extra, or none.")] = "nearest",
+    collision_level: Annotated[int | None, typer.Option(help="Level at which nearest moves items; last.")] = None,
+    overflow: Annotated[
+        str, typer.Option(help="Where nearest finds no free code: spill, random, extra, or error.")
+    ] = "spill",
+    sample: Annotated[int | None, typer.Option(help="Most items to fit on; all.")] = None,
+    iterations: Annotated[int, typer.Option(help="Most passes of k-means a level.")] = 25,
+    seed: options.Seed = 0,
+) -> None:
+    """Learn semantic IDs from item embeddings."""
+    from semid.data.dataset import Dataset
+    from semid.pipeline.fitting import embedding_names, fit_tokenizer
+    from semid.tokenizers.tokenizer import TokenizerConfig
+
+    dataset = Dataset.open(data)
+    config = TokenizerConfig(
+        embeddings=embedding_names(dataset, emb),
+        weights=weights,
+        svd=svd,
+        whiten=whiten,
+        levels=levels,
+        codes=codes,
+        collisions=collisions,
+        collision_level=collision_level,
+        overflow=overflow,
+        sample=sample,
+        iterations=iterations,
+        seed=seed,
+    )
+    with progress_bar() as progress:
+        settings = in_force(context, emb=config.embeddings)
+        tokenizer = fit_tokenizer(dataset, config, out, settings=settings, progress=progress)
+    _print_report(tokenizer.report_, f"Tokenizer {out}")
+
+
+def encode(
+    context: typer.Context,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE…",
+            show_default=False,
+            help="Vectors, one file an embedding: .npy, a row an item, or .parquet with item_id and emb. "
+            "Without any: the items of --data.",
+        ),
+    ] = None,
+    emb: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            parser=options.names,
+            metavar="ID,ID",
+            show_default=False,
+            help="Which embedding each file is; the tokenizer's, in order.",
+        ),
+    ] = (),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset the tokenizer was fitted on: its items get the codes they have.", show_default=False
+        ),
+    ] = None,
+    tokenizer: options.Tokenizer = options.TOKENIZER,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result as .parquet or .jsonl; JSON lines on stdout without it.", show_default=False),
+    ] = None,
+) -> None:
+    """Give codes to items, old or new."""
+    from semid.data.dataset import Dataset
+    from semid.pipeline.encoding import encode_catalogue, encode_files
+    from semid.pipeline.resultfiles import check_result_path, write_rows
+    from semid.tokenizers.tokenizer import SemanticIdTokenizer
+
+    if out is not None:
+        check_result_path(out)
+    if not files and data is None:
+        raise InputError("There is nothing to encode: give a file of vectors, or --data for the items of a dataset.")
+    fitted = SemanticIdTokenizer.load(tokenizer)
+    dataset = None if data is None else Dataset.open(data)
+    if files:
+        table = encode_files(fitted, files, emb or fitted.config.embeddings, dataset=dataset)
+    else:
+        assert dataset is not None
+        table = encode_catalogue(fitted, dataset)
+    write_rows(table.to_batches(_BATCH_ROWS), out or sys.stdout)
+    if out is not None:
+        write_settings(out, in_force(context))
+
+
+def inspect(
+    tokenizer: Annotated[Path, typer.Argument(metavar="TOKENIZER", help="Fitted tokenizer.")] = options.TOKENIZER,
+    json: options.Json = None,
+) -> None:
+    """Show how good the codes of a tokenizer are."""
+    from semid.tokenizers.tokenizer import SemanticIdTokenizer
+
+    report = SemanticIdTokenizer.load(tokenizer).report_
+    if json != STDOUT:
+        _print_report(report, f"Tokenizer {tokenizer}")
+    if json is not None:
+        write_json(json, report.to_dict())
+
+
+def _print_report(report: "QualityReport", title: str) -> None:
+    print_facts(report.summary_rows(), title=title)
+    print_table(report.level_rows(), title="Levels")
+    purity = report.purity_rows()
+    if len(purity) > 1:
+        print_table(purity, title="Pairs of items with the same codes up to a level that share a value")
