@@ -20,7 +20,7 @@ _UPDATE_ROWS = 1 << 14
 # A start is a k-means++ draw, moved towards the mean by each of these factors; the better one after a few passes is
 # kept. On residuals of real embeddings most of a vector is noise, and centroids that start far out strand: they keep
 # single points and leave nearly all others to a few. Nearer starts mend that, but may merge well parted clusters.
-_START_SHRINKAGE = (1.0, 0.5)
+_START_SHRINKAGE = (1.0, 0.3)
 _START_PASSES = 6
 _START_ROWS_PER_CODE = 32
 _START_ROUNDS = 256
