@@ -1,0 +1,337 @@
+"""Training learns what can be learned, stops when it should, and goes on as if it had never been stopped."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from semid.artifacts import open_artifact
+from semid.data.dataset import Dataset
+from semid.errors import InputError
+from semid.generative.features import Catalogue
+from semid.generative.model import Model, ModelConfig
+from semid.generative.moe import MoEConfig
+from semid.generative.recommender import GenerativeRecommender
+from semid.generative.train import TrainConfig, Trainer
+
+NUM_ITEMS = 12
+SMALL = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16, "context": 8}
+MOE = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
+SHORT = TrainConfig(epochs=3, batch_tokens=64, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def cycle(build: Any) -> Dataset:
+    """Item i is always followed by item i + 1."""
+    generator = np.random.default_rng(0)
+    starts, lengths = generator.integers(0, NUM_ITEMS, 60), generator.integers(3, 13, 60)
+    histories = [((start + np.arange(n)) % NUM_ITEMS).tolist() for start, n in zip(starts, lengths, strict=True)]
+    dataset: Dataset = build.dataset(build.log(histories), NUM_ITEMS, holdout=1)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def cycle_catalogue(build: Any, cycle: Dataset) -> Catalogue:
+    made: Catalogue = build.catalogue(cycle, (3, 3, 3))
+    return made
+
+
+def fresh_model(catalogue: Catalogue, seed: int = 0, **changes: Any) -> Model:
+    torch.manual_seed(seed)
+    return Model(ModelConfig(**{**SMALL, **changes}).restricted_to(catalogue.available()), catalogue)
+
+
+def constant(model: Model) -> dict[str, float]:
+    return {"objective": 0.5}
+
+
+def accuracy(dataset: Dataset, catalogue: Catalogue) -> Callable[[Model], dict[str, float]]:
+    """Share of queries whose target each head ranks first."""
+    queries = dataset.split("test")
+
+    def measure(model: Model) -> dict[str, float]:
+        recommender = GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
+        states = recommender.encode(queries)
+        generated = recommender.generate(states, beam=4, k=1).items[:, 0]
+        retrieved = (recommender.query_vectors(states) @ recommender.item_vectors.T).argmax(axis=1)
+        codes, dense = (float((found == queries.target_items).mean()) for found in (generated, retrieved))
+        return {"objective": codes + dense, "codes": codes, "dense": dense}
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"moe": MOE},
+        {"full_softmax_items": 0, "negatives": 16},
+    ],
+    ids=["full softmax", "mixture of experts", "sampled negatives"],
+)
+def test_both_heads_learn_a_cycle(cycle: Dataset, cycle_catalogue: Catalogue, changes: dict[str, Any]) -> None:
+    config = TrainConfig(epochs=12, batch_tokens=128, learning_rate=0.01, precision="float32")
+    measure = accuracy(cycle, cycle_catalogue)
+    model = fresh_model(cycle_catalogue, dropout=0.1, features=("id", "codes"), **changes)
+    history = Trainer(model, cycle, cycle_catalogue, config, measure).run()
+    assert measure(model)["codes"] > 0.95
+    assert measure(model)["dense"] > 0.95
+    assert history[-1]["loss_total"] < 0.5 * history[0]["loss_total"]
+    assert not model.training
+
+
+def test_experts_are_balanced_while_training(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    model = fresh_model(cycle_catalogue, moe=MOE)
+    Trainer(model, cycle, cycle_catalogue, SHORT, constant).run()
+    for layer in model.experts():
+        assert (layer.bias != 0).any()
+        assert (layer.load == 0).all()
+
+
+def test_all_inputs_and_bfloat16_train(rich: Dataset, catalogue: Catalogue) -> None:
+    model = fresh_model(catalogue)
+    history = Trainer(model, rich, catalogue, replace(SHORT, precision="bfloat16", epochs=6), constant).run()
+    assert history[-1]["loss_total"] < history[0]["loss_total"]
+    assert {"loss_contrastive", "loss_codes", "loss_action"} <= history[0].keys()
+
+
+class InterruptAt:
+    """A progress callback that is Ctrl-C after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def lasting(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what depends on the clock."""
+    clock = ("seconds", "tokens_per_second")
+    return [{key: value for key, value in record.items() if key not in clock} for record in history]
+
+
+def equal_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("changes", [{}, {"moe": MOE, "full_softmax_items": 0, "negatives": 8}])
+@pytest.mark.parametrize("after", [2, 8, 11])
+def test_an_interrupted_training_resumes_to_the_same_result(
+    cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path, changes: dict[str, Any], after: int
+) -> None:
+    """Within an epoch, with dropout, negatives and the state of the optimiser."""
+    config = replace(SHORT, checkpoint_minutes=0.0)
+    measure = accuracy(cycle, cycle_catalogue)
+    whole = Trainer(fresh_model(cycle_catalogue, **changes), cycle, cycle_catalogue, config, measure)
+    expected = whole.run()
+    per_epoch = whole.state.step // 3
+    assert per_epoch > 3
+    assert after % per_epoch not in (0, 1)
+
+    place = tmp_path / "checkpoint"
+    cut = Trainer(
+        fresh_model(cycle_catalogue, **changes), cycle, cycle_catalogue, config, measure,
+        checkpoint=place, progress=InterruptAt(after),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    torch.rand(17)
+    resumed = Trainer(
+        fresh_model(cycle_catalogue, seed=99, **changes), cycle, cycle_catalogue, config, measure, checkpoint=place
+    )
+    history = resumed.run(resume=True)
+    assert resumed.state.step == whole.state.step
+    assert lasting(history) == lasting(expected)
+    assert equal_weights(resumed.model.state_dict(), whole.model.state_dict())
+    assert list(tmp_path.iterdir()) == [place]
+    resumed.discard_checkpoint()
+    assert not place.exists()
+
+
+def test_resuming_a_finished_training_gives_its_result(
+    cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path
+) -> None:
+    def trainer(seed: int) -> Trainer:
+        model = fresh_model(cycle_catalogue, seed)
+        return Trainer(model, cycle, cycle_catalogue, SHORT, constant, checkpoint=tmp_path / "run")
+
+    first, again = trainer(0), trainer(5)
+    assert first.run() == again.run(resume=True)
+    assert equal_weights(again.model.state_dict(), first.model.state_dict())
+
+
+def test_the_seed_decides(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    def weights(seed: int, noise: int) -> dict[str, Tensor]:
+        model = fresh_model(cycle_catalogue)
+        torch.manual_seed(noise)
+        Trainer(model, cycle, cycle_catalogue, replace(SHORT, epochs=1, seed=seed), constant).run()
+        return model.state_dict()
+
+    assert equal_weights(weights(0, noise=1), weights(0, noise=2))
+    assert not equal_weights(weights(0, noise=1), weights(1, noise=1))
+
+
+def test_resuming_with_other_settings_names_them(cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path) -> None:
+    def trainer(config: TrainConfig, features: tuple[str, ...]) -> Trainer:
+        identity = {"model": {"width": 16, "features": features}, "data": "abc", "nothing": None}
+        model = fresh_model(cycle_catalogue)
+        return Trainer(
+            model, cycle, cycle_catalogue, config, constant, checkpoint=tmp_path / "run", identity=identity
+        )
+
+    config = replace(SHORT, epochs=1)
+    trainer(config, ("id",)).run()
+    with pytest.raises(InputError) as caught:
+        trainer(replace(config, learning_rate=0.5), ("codes",)).run(resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} was started with other settings (model.features ['id'] → ['codes'], "
+        "train.learning_rate 0.002 → 0.5): use those, or start without --resume."
+    )
+
+
+def test_resuming_from_nothing_or_from_ruins(cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path) -> None:
+    def trainer(checkpoint: Path | None) -> Trainer:
+        return Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, SHORT, constant, checkpoint=checkpoint)
+
+    with pytest.raises(InputError, match="no checkpoint directory"):
+        trainer(None).run(resume=True)
+    with pytest.raises(InputError, match=r"No checkpoint at .*: start without --resume"):
+        trainer(tmp_path / "nowhere").run(resume=True)
+    trainer(tmp_path / "run").run()
+    file = tmp_path / "run" / "checkpoint.safetensors"
+    contents = bytearray(file.read_bytes())
+    contents[-5] ^= 255
+    file.write_bytes(contents)
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors does not match its checksum"):
+        trainer(tmp_path / "run").run(resume=True)
+
+
+def spoil(model: Model, call: int, damage: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+    """Damage the losses from the given call on; returns the way back."""
+    healthy, calls = model.losses, 0
+
+    def losses(*arguments: Any) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        result = healthy(*arguments)
+        return result if calls < call else {name: damage(loss, model.log_scale) for name, loss in result.items()}
+
+    model.losses = losses  # type: ignore[method-assign]
+    return lambda: setattr(model, "losses", healthy)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda loss, weight: loss * torch.nan, "The loss is nan at epoch 2, batch 3: use a lower learning rate"),
+        (lambda loss, weight: loss + torch.inf, "The loss is inf at epoch 2, batch 3"),
+        (lambda loss, weight: loss + (0 * weight).sqrt(), "The norm of the gradient is nan at epoch 2, batch 3"),
+    ],
+    ids=["nan", "infinite", "gradient"],
+)
+def test_numbers_that_are_not_finite_stop_the_training_and_keep_the_last_checkpoint(
+    cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path, damage: Callable[..., Tensor], message: str
+) -> None:
+    config, place = replace(SHORT, checkpoint_minutes=0.0), tmp_path / "run"
+
+    def trainer() -> Trainer:
+        return Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, config, constant, checkpoint=place)
+
+    sound = trainer()
+    expected = sound.run()
+    per_epoch = sound.state.step // 3
+    sound.discard_checkpoint()
+
+    sick = trainer()
+    heal = spoil(sick.model, per_epoch + 3, damage)
+    with pytest.raises(InputError, match=message):
+        sick.run()
+    artifact = open_artifact(place, "checkpoint")
+    assert artifact.details["progress"]["step"] == per_epoch + 2
+    arrays = artifact.load_arrays("checkpoint.safetensors")
+    assert all(np.isfinite(value).all() for value in arrays.values())
+    heal()
+    healed = trainer()
+    assert lasting(healed.run(resume=True)) == lasting(expected)
+
+
+def test_training_stops_when_patience_ends_and_returns_the_best(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    objectives = iter([-3.0, -1.0, -2.0, float("nan"), -1.5, 9.0])
+    seen: list[dict[str, Tensor]] = []
+
+    def validate(model: Model) -> dict[str, float]:
+        assert not model.training
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"objective": next(objectives)}
+
+    config = replace(SHORT, epochs=50, patience=3)
+    trainer = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, config, validate)
+    history = trainer.run()
+    assert [record["best_epoch"] for record in history] == [1, 2, 2, 2, 2]
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4, 5]
+    assert equal_weights(trainer.model.state_dict(), seen[1])
+    assert not equal_weights(trainer.model.state_dict(), seen[4])
+
+
+def test_training_stops_when_its_time_is_up(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    trainer = Trainer(
+        fresh_model(cycle_catalogue), cycle, cycle_catalogue, replace(SHORT, max_minutes=1e-9), constant
+    )
+    history = trainer.run()
+    assert (len(history), trainer.state.step) == (1, 1)
+    assert history[0]["best_epoch"] == 1
+
+
+def test_progress_and_log_tell_where_it_stands(build: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """40 tokens of 64 are used in each row, so the number of batches cannot be had from the tokens alone."""
+    dataset = build.dataset(build.log([(np.arange(41) % NUM_ITEMS).tolist()] * 10), NUM_ITEMS)
+    catalogue = build.catalogue(dataset, (3, 3, 3))
+    calls: list[tuple[str, int, int | None]] = []
+    model = fresh_model(catalogue, context=40)
+    config = replace(SHORT, epochs=2, batch_tokens=128, learning_rate=0.25, warmup_share=0.5)
+    with caplog.at_level(logging.INFO, logger="semid.generative.train"):
+        history = Trainer(
+            model, dataset, catalogue, config, constant, progress=lambda *call: calls.append(call)
+        ).run()
+    assert calls == [(f"epoch {epoch}", batch, 5) for epoch in (1, 2) for batch in range(1, 6)]
+    assert [json.loads(record.message) for record in caplog.records] == history
+    assert [record["step"] for record in history] == [5, 10]
+    assert history[0]["learning_rate"] == 0.25  # the end of the warm-up
+    assert history[1]["learning_rate"] == pytest.approx(0.25 * (0.01 + 0.99 * (1 + np.cos(0.8 * np.pi)) / 2))
+    assert history[0]["objective"] == 0.5
+    assert history[0]["tokens_per_second"] > 0
+
+
+def test_nothing_to_learn_from(build: Any) -> None:
+    dataset = build.dataset(build.log([[0], [1], []]), 3)
+    catalogue = build.catalogue(dataset)
+    with pytest.raises(InputError, match="no user with two training events: nothing to learn from"):
+        Trainer(fresh_model(catalogue), dataset, catalogue, SHORT, constant)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "must be at least 1"),
+        ({"batch_tokens": 0}, "must be at least 1"),
+        ({"patience": 0}, "must be at least 1"),
+        ({"max_minutes": -1.0}, "max_minutes at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate and clip must be above 0"),
+        ({"clip": 0.0}, "learning_rate and clip must be above 0"),
+        ({"warmup_share": 1.0}, "warmup_share between 0 and 1"),
+        ({"precision": "half"}, "precision='half' must be auto, float32 or bfloat16"),
+    ],
+)
+def test_configurations_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**changes)
