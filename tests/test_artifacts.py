@@ -1,12 +1,14 @@
+import errno
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from semid import artifacts
-from semid.artifacts import create_artifact, open_artifact, plain_settings
+from semid.artifacts import create_artifact, create_file, full_disk_named, open_artifact, plain_settings
 from semid.errors import InputError
 
 
@@ -102,6 +104,53 @@ def test_a_failure_while_describing_leaves_the_old_one(tmp_path: Path, monkeypat
             make(tmp_path / "t", 2)
     assert value_at(tmp_path / "t") == 1
     assert leftovers(tmp_path / "t") == []
+
+
+def test_a_result_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "result.json"
+    with create_file(target) as partial:
+        partial.write_text("old")
+        assert not target.exists()
+    assert target.read_text() == "old"
+
+    def fail() -> None:
+        with create_file(target) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert target.read_text() == "old"
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        OSError("10 requested and 3 written"),
+    ],
+)
+def test_a_full_disk_names_the_target(tmp_path: Path, error: Exception) -> None:
+    def fail() -> None:
+        with full_disk_named(tmp_path):
+            raise error
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fail()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "denied"), SafetensorError("bad header"), ValueError("x")])
+def test_other_errors_pass_through(tmp_path: Path, error: Exception) -> None:
+    def fail() -> None:
+        with full_disk_named(tmp_path):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    assert caught.value is error
 
 
 def test_parents_are_made_and_a_stale_partial_is_removed(tmp_path: Path) -> None:

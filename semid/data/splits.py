@@ -37,7 +37,8 @@ class SplitConfig:
         test_users, valid_users: share of all users held out by ``user``.
         time_cuts: Unix seconds where validation and test start; None takes them from ``time_shares``.
         time_shares: share of all timed events before each cut.
-        candidates_only: drop targets that are not candidates; None means only in ``user``.
+        candidates_only: drop targets that are not candidates; None means only in ``user``. Queries whose histories
+            come with the input are kept as they are.
     """
 
     protocol: str = "auto"

@@ -209,8 +209,9 @@ def _parsed(table: TableFile, name: str, first_row: int, values: pa.Array) -> pa
             return values.cast(kind)
         except pa.ArrowInvalid:
             continue
-    numeric = pc.match_substring_regex(values, INTEGER_PATTERN).fill_null(True).to_numpy(zero_copy_only=False)
-    row = int(np.flatnonzero(numeric != numeric[0])[0]) if numeric[0] else _first_undated(values)
+    numeric = pc.match_substring_regex(values, INTEGER_PATTERN)
+    # What the first value is, the others must be.
+    row = pc.index(numeric, False).as_py() if numeric.drop_null()[0].as_py() else _first_undated(values)
     raise InputError(
         f"{table.where(first_row + row)} has {name} {values[row].as_py()!r}, which is not an integer or a date like "
         "those before it: correct it."

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,18 @@ def test_a_damaged_file_is_named(path: Path) -> None:
     file = path / "events" / "items.npy"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"items\.npy is missing or truncated"):
+        Dataset.open(path)
+
+
+def test_an_unreadable_file_is_named(path: Path) -> None:
+    (path / "train_end.npy").rename(path / "kept")
+    (path / "train_end.npy").mkdir()
+    config = json.loads((path / "config.json").read_text())
+    del config["files"]["train_end.npy"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        InputError, match=r"Cannot read .*train_end\.npy \(Is a directory\): prepare the dataset again"
+    ):
         Dataset.open(path)
 
 

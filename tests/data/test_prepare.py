@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "raw", tmp_path / "d", progress=interrupt)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_full_disk_leaves_nothing_and_names_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "interactions.csv").write_text("user_id,item_id,position\n1,0,0\n1,1,1\n")
+    np.save(tmp_path / "raw" / "emb_82.npy", np.ones((2, 3)))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        prepare(tmp_path / "raw", tmp_path / "d")
+    assert caught.value.filename == str(tmp_path / "d")
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
 
 

@@ -355,6 +355,13 @@ def broken(tmp_path: Path, **tables: Any) -> Path:
             {"interactions": {**EVENTS, "timestamp": ["5", "6", "x", "7", "8"]}},
             "row 2 has timestamp 'x', which is not",
         ),
+        ({"interactions": {**EVENTS, "timestamp": ["x"] * 5}}, "row 0 has timestamp 'x', which is not"),
+        (
+            {"interactions": {**EVENTS, "timestamp": [None, "2020-01-02", "7 May", None, "2020-01-03"]}},
+            "row 2 has timestamp '7 May', which is not",
+        ),
+        ({"interactions": {**EVENTS, "timestamp": ["5", "2020-01-02", "7", "8", "9"]}}, "row 1 has timestamp '2020-"),
+        ({"interactions": {**EVENTS, "timestamp": ["2020-01-02", "7", "8", "9", "9"]}}, "row 1 has timestamp '7'"),
         ({"interactions": {**EVENTS, "timestamp": [[1]] * 5}}, "'timestamp' has type list.*integers are needed"),
         (
             {"users": {"user_id": ["u"]}, "interactions": EVENTS},
