@@ -157,7 +157,7 @@ def test_time_cuts_agree_with_a_loop(tmp_path: Path, seed: int, wanted: tuple[st
 @pytest.mark.parametrize("spread", [50, 10**9])
 def test_time_shares_are_order_statistics(tmp_path: Path, spread: int) -> None:
     rng = np.random.default_rng(3)
-    times = [np.sort(rng.integers(0, spread, 7)).tolist() for _ in range(20)]
+    times = [np.sort(rng.integers(0, spread, 7)).tolist() for _ in range(40)]
     times[3] = [TIME_MISSING] * 7
     data = cut(tmp_path, Users([[1] * 7] * 40, times=times), protocol="time", time_shares=(0.5, 0.75))
     known = sorted(t for user in times for t in user if t != TIME_MISSING)
@@ -210,7 +210,7 @@ def test_user_split_takes_exact_shares_and_follows_the_seed(tmp_path: Path) -> N
 
 def test_user_split_is_uniform(tmp_path: Path) -> None:
     counts = np.zeros(20)
-    for seed in range(40):
+    for seed in range(20):
         users = Users([[1, 2]] * 20, actions=[[0, 1]] * 20)
         counts[cut(tmp_path, users, protocol="user", seed=seed, test_users=0.5).queries["test"].users] += 1
     assert counts.sum() == 200
