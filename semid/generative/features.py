@@ -3,7 +3,8 @@
 Shapes: N items, D width, L levels, F categorical fields.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from semid.data.features import FIELD_MISSING, ListField
 from semid.errors import InputError
 from semid.generative.histories import GAP_MISSING, HOUR_MISSING, WEEKDAY_MISSING, TokenBatch
 from semid.generative.layers import EmbeddingTables
+from semid.generative.trie import CodeTrie
 
 FEATURES = ("id", "codes", "content", "fields", "action", "time", "profile")
 # Larger catalogues share rows of two tables, by remainders of two primes (as in OnePiece, arXiv 2512.07424).
@@ -107,6 +109,12 @@ class Catalogue:
             has_times=bool(log.num_events) and bool((log.times[: 1 << 20] != TIME_MISSING).any()),
         )
 
+    @cached_property
+    def trie(self) -> CodeTrie:
+        """The codes of all items, on the device."""
+        ids = SemanticIds(self.codes.cpu().numpy().astype(np.int32), self.num_codes)
+        return CodeTrie.build(ids, device=self.codes.device)
+
     def available(self) -> tuple[str, ...]:
         """The features this catalogue can feed."""
         there = {
@@ -130,7 +138,7 @@ class Catalogue:
                 return tuple(ListColumn(c.offsets.to(device), c.values.to(device), c.size) for c in value)
             return value
 
-        return Catalogue(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
+        return Catalogue(**{field.name: move(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
 
 
 def _integers(array: np.ndarray) -> Tensor:

@@ -41,8 +41,8 @@ class QueryStates:
         return len(self.states)
 
     def batches(self, size: int = _BATCH_QUERIES) -> Iterator[slice]:
-        """Slices of at most ``size`` queries; an empty one if there are none."""
-        return (slice(first, first + size) for first in range(0, max(len(self), 1), size))
+        """Slices of at most ``size`` queries."""
+        return (slice(first, first + size) for first in range(0, len(self), size))
 
 
 class GenerativeRecommender:
@@ -141,10 +141,14 @@ class GenerativeRecommender:
         Returns:
             Scores are log-probabilities.
         """
+        if not len(states):
+            return Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, bool))
         parts = []
         for part in states.batches():
             block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
-            found = beam_search(self.model.code_decoder, states.states[part], self.trie, beam=beam, k=k, seen=block)
+            found = beam_search(
+                self.model.code_search(self.catalogue), states.states[part], self.trie, beam=beam, k=k, seen=block
+            )
             parts.append(found.ranking())
         return Ranking.concatenate(parts)
 
@@ -157,7 +161,9 @@ class GenerativeRecommender:
         """log p(codes of item) for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
         def score(state: Tensor, rows: Tensor) -> Tensor:
-            return self.model.code_decoder.score(state, self.catalogue.codes[rows])
+            return self.model.code_decoder.score(
+                state, self.catalogue.codes[rows], self.model.code_trie(self.catalogue)
+            )
 
         return self._score(states, items, score)
 

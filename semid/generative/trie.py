@@ -1,6 +1,7 @@
 """The candidate items as a trie in tensors: what beam search may generate, and which item a path ends in."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -57,6 +58,37 @@ class CodeTrie:
     @property
     def device(self) -> torch.device:
         return self.items.device
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, ...]:
+        """Per level the sorted keys ``parent · K + code`` of its nodes, (n,) int64."""
+        edges = [self.levels[0].codes.long()]
+        for above, level, size in zip(self.levels, self.levels[1:], self.num_codes[1:], strict=False):
+            parents = torch.arange(len(above), device=self.device).repeat_interleave(above.children.diff())
+            edges.append(parents * size + level.codes)
+        return tuple(edges)
+
+    def step(self, depth: int, nodes: Tensor, codes: Tensor) -> Tensor:
+        """Nodes of level ``depth`` reached by ``codes`` (...) from ``nodes`` (...) of the level above.
+
+        At depth 0 ``nodes`` is not read. Meaningless, but in range, where there is no such child.
+        """
+        keys = codes if depth == 0 else nodes * self.num_codes[depth] + codes
+        return torch.searchsorted(self._edges[depth], keys.contiguous()).clamp(max=len(self.levels[depth]) - 1)
+
+    def allowed(self, depth: int, nodes: Tensor) -> Tensor:
+        """Which codes of level ``depth`` exist under ``nodes`` (M,) of the level above. (M, K) bool"""
+        codes = self.levels[depth].codes.long()
+        mask = torch.zeros(len(nodes), self.num_codes[depth], dtype=torch.bool, device=self.device)
+        if depth == 0:
+            mask[:, codes] = True
+            return mask
+        start = self.levels[depth - 1].children[nodes].long()
+        count = self.levels[depth - 1].children[nodes + 1].long() - start
+        owner = torch.arange(len(nodes), device=self.device).repeat_interleave(count)
+        place = torch.arange(len(owner), device=self.device) - (count.cumsum(0) - count - start)[owner]
+        mask[owner, codes[place]] = True
+        return mask
 
     @staticmethod
     def build(
