@@ -25,6 +25,7 @@ from semid.generative.optim import build_optimizer, learning_rate_factor, matrix
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
+BATCHES_PER_EPOCH = 40
 _SAMPLED_SEGMENTS = 20_000
 
 Validate = Callable[[Model], dict[str, float]]
@@ -37,8 +38,8 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training events; the learning rate falls to its end over these.
-        max_minutes: stop after this long and keep the best; 0 for no limit.
-        batch_tokens: tokens of a batch, padding included.
+        max_minutes: be done after this long, the learning rate falling accordingly; 0 for no limit.
+        batch_tokens: tokens of a batch, padding included; 0 chooses about 40 batches an epoch within 1024..8192.
         learning_rate, weight_decay: of AdamW.
         warmup_share: share of all steps in which the learning rate rises.
         clip: largest norm of the gradient.
@@ -50,7 +51,7 @@ class TrainConfig:
 
     epochs: int = 30
     max_minutes: float = 0.0
-    batch_tokens: int = 4096
+    batch_tokens: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warmup_share: float = 0.05
@@ -61,8 +62,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_tokens < 1 or self.patience < 1 or self.max_minutes < 0:
-            raise InputError("epochs, batch_tokens and patience must be at least 1, max_minutes at least 0.")
+        if self.epochs < 1 or self.patience < 1 or self.batch_tokens < 0 or self.max_minutes < 0:
+            raise InputError("epochs and patience must be at least 1, batch_tokens and max_minutes at least 0.")
         if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.warmup_share < 1:
             raise InputError("learning_rate and clip must be above 0, warmup_share between 0 and 1.")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -122,8 +123,9 @@ class Trainer:
         if not len(segments):
             raise InputError(f"{dataset.location} has no user with two training events: nothing to learn from.")
         self.builder = BatchBuilder(segments, profile=profile)
-        self.row_tokens = max(int(self.builder.lengths.max()), min(64, config.batch_tokens))
-        self.rows_per_batch = max(1, config.batch_tokens // self.row_tokens)
+        batch_tokens = config.batch_tokens or _batch_tokens(int(self.builder.lengths.sum()))
+        self.row_tokens = max(int(self.builder.lengths.max()), min(64, batch_tokens))
+        self.rows_per_batch = max(1, batch_tokens // self.row_tokens)
         popularity = torch.from_numpy(dataset.train_counts).to(self.device).float()
         self.log_popularity = (popularity / popularity.sum().clamp(min=1)).clamp(min=1e-12).log()
         self.steps_per_epoch = -(-_estimate_rows(self.builder.lengths, self.row_tokens) // self.rows_per_batch)
@@ -198,9 +200,11 @@ class Trainer:
         return self.builder.epoch(self.row_tokens, self.rows_per_batch, rng, skip=self.state.batch)
 
     def _step(self, batch: Any) -> dict[str, float]:
-        factor = learning_rate_factor(
-            self.state.step, self.steps_per_epoch * self.config.epochs, self.config.warmup_share
-        )
+        total_steps = self.steps_per_epoch * self.config.epochs
+        done = self.state.step
+        if self.config.max_minutes:  # whichever ends the training first
+            done = max(done, int(total_steps * self.state.seconds / (60 * self.config.max_minutes)))
+        factor = learning_rate_factor(done, total_steps, self.config.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
         losses = self.model.losses(batch, self.catalogue, self.log_popularity, self.dtype)
@@ -270,6 +274,10 @@ def _estimate_rows(lengths: np.ndarray, row_tokens: int) -> int:
     """Rows that the segments of one epoch fill, by packing a sample of them in some random order."""
     sample = np.random.default_rng(0).permutation(lengths)[:_SAMPLED_SEGMENTS]
     return -(-len(pack_rows(sample, row_tokens)) * len(lengths) // len(sample))
+
+
+def _batch_tokens(tokens: int) -> int:
+    return min(max(tokens // BATCHES_PER_EPOCH, 1024), 8192)
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
