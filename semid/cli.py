@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import semid
-from semid.commands import data, tokenizer
+from semid.commands import data, model, tokenizer
 
 app = typer.Typer(
     name="semid",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 tokenizer.register(app)
+model.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,12 +1,16 @@
 """What commands show: tables and JSON on stdout, progress on stderr, results in files."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from semid.evaluation.comparison import Comparison
 
 Progress = Callable[[str, int, int | None], None]
 STDOUT = Path("-")
@@ -22,9 +26,16 @@ def progress_bar() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    # Results may go to stdout meanwhile: only stderr is led around the bar.
+    bar = Bar(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+    )
+    with bar:
         task = bar.add_task("", total=None)
         current = ""
 
@@ -45,13 +56,29 @@ def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    if title:
+        typer.echo(title)
+    table = Table(box=box.SIMPLE_HEAD)
     for place, name in enumerate(rows[0]):
         table.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else _WIDE)
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+def print_comparison(comparison: "Comparison", title: str) -> None:
+    """A row a metric, a column a mode."""
+    names, modes = comparison.metric_names(), comparison.modes
+    rows = [(name, *(_figure(metrics.get(name)) for metrics in modes.values())) for name in names]
+    print_table([("", *modes), *rows], title=f"{title}, {comparison.targets.queries:,} queries")
+    for note in comparison.notes():
+        typer.echo(note)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def print_facts(facts: Sequence[tuple[str, str]], title: str | None = None) -> None:

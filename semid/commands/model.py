@@ -1,0 +1,238 @@
+"""``semid train``, ``semid generate`` and ``semid compare``."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semid.commands import options
+from semid.commands.console import STDOUT, print_comparison, progress_bar, write_json, write_settings
+from semid.commands.running import command, in_force
+
+if TYPE_CHECKING:
+    from semid.generative.model import ModelConfig
+
+_MODEL = "Model, in place of the preset's values"
+_TRAINING = "Training"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the top level."""
+    command(app, "train")(train)
+    command(app, "generate")(generate)
+    command(app, "compare")(compare)
+
+
+def _of_model(help: str, **more: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=_MODEL, show_default=False, **more)
+
+
+def _of_training(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel=_TRAINING)
+
+
+def train(
+    context: typer.Context,
+    data: options.Data = options.DATA,
+    tokenizer: options.Tokenizer = options.TOKENIZER,
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = options.MODEL,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped training.")
+    ] = False,
+    device: options.Device = "cpu",
+    preset: Annotated[str, typer.Option(help="Size: tiny, small, base, or large.")] = "small",
+    features: Annotated[
+        tuple[str, ...] | None,
+        _of_model(
+            "Inputs: id, codes, content, fields, action, time, profile; all.",
+            parser=options.names,
+            metavar="NAME,…",
+        ),
+    ] = None,
+    width: Annotated[int | None, _of_model("Width of every token.")] = None,
+    layers: Annotated[int | None, _of_model("Blocks of the trunk.")] = None,
+    heads: Annotated[int | None, _of_model("Query heads.")] = None,
+    kv_heads: Annotated[int | None, _of_model("Key and value heads.")] = None,
+    decoder_layers: Annotated[int | None, _of_model("Blocks of the code decoder.")] = None,
+    experts: Annotated[int | None, _of_model("Routed experts of a mixture; 0 for dense.")] = None,
+    experts_per_token: Annotated[int | None, _of_model("Experts that a token uses.")] = None,
+    context_events: Annotated[int | None, _of_model("Most recent events that are seen.", metavar="N")] = None,
+    dropout: Annotated[float | None, _of_model("Dropout on inputs and residual branches.")] = None,
+    next_action: Annotated[bool | None, _of_model("Condition on the wanted next action.")] = None,
+    contrastive_weight: Annotated[float | None, _of_model("Weight of the item vector loss; 0 without.")] = None,
+    code_weight: Annotated[float | None, _of_model("Weight of the code loss; 0 without.")] = None,
+    action_weight: Annotated[float | None, _of_model("Weight of the next action loss; 0 without.")] = None,
+    epochs: Annotated[int, _of_training("Passes over the training events.")] = 30,
+    max_minutes: Annotated[float, _of_training("Stop after so long and keep the best; 0 for no limit.")] = 0.0,
+    batch_tokens: Annotated[int, _of_training("Tokens of a batch.")] = 4096,
+    learning_rate: Annotated[float, _of_training("Of AdamW.")] = 2e-3,
+    weight_decay: Annotated[float, _of_training("Of AdamW.")] = 0.1,
+    patience: Annotated[int, _of_training("Stop after so many validations without a better one.")] = 6,
+    checkpoint_minutes: Annotated[float, _of_training("Save for --resume at least so often.")] = 2.0,
+    precision: Annotated[str, _of_training("Of matrix products: auto, float32, or bfloat16.")] = "auto",
+    seed: options.Seed = 0,
+) -> None:
+    """Train the model that generates and retrieves."""
+    from semid.data.dataset import Dataset
+    from semid.generative.train import TrainConfig
+    from semid.pipeline.training import train_recommender
+    from semid.tokenizers.tokenizer import SemanticIdTokenizer
+
+    changes = {
+        "features": features,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "decoder_layers": decoder_layers,
+        "context": context_events,
+        "dropout": dropout,
+        "next_action": next_action,
+        "contrastive_weight": contrastive_weight,
+        "code_weight": code_weight,
+        "action_weight": action_weight,
+    }
+    model_config = _model_config(preset, changes, experts, experts_per_token)
+    train_config = TrainConfig(
+        epochs=epochs,
+        max_minutes=max_minutes,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        checkpoint_minutes=checkpoint_minutes,
+        precision=precision,
+        seed=seed,
+    )
+    dataset, fitted = Dataset.open(data), SemanticIdTokenizer.load(tokenizer)
+    try:
+        with progress_bar() as progress:
+            train_recommender(
+                dataset,
+                fitted,
+                model_config,
+                train_config,
+                out,
+                settings=in_force(context),
+                resume=resume,
+                progress=progress,
+                device=device,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted: {out} is as it was; `semid train --resume` with the same options goes on from the last "
+            "checkpoint, if there is one."
+        ) from None
+    typer.echo(f"Wrote {out}: `semid generate` and `semid compare` use it.", err=True)
+
+
+def _model_config(
+    preset: str, changes: dict[str, Any], experts: int | None, experts_per_token: int | None
+) -> "ModelConfig":
+    from semid.errors import InputError
+    from semid.generative.model import PRESETS
+    from semid.generative.moe import MoEConfig
+
+    if preset not in PRESETS:
+        raise InputError(f"Unknown preset {preset!r}: use one of {', '.join(PRESETS)}.")
+    config = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
+    if experts_per_token and not experts:
+        raise InputError("--experts-per-token needs --experts: give both or neither.")
+    if experts is None:
+        return config
+    if experts == 0:
+        return replace(config, moe=None)
+    per_token = MoEConfig.experts_per_token if experts_per_token is None else experts_per_token
+    return replace(config, moe=MoEConfig(num_experts=experts, experts_per_token=per_token))
+
+
+def generate(
+    context: typer.Context,
+    data: options.Data = options.DATA,
+    model: options.ModelPath = options.MODEL,
+    split: Annotated[str, typer.Option(help="Whose queries are answered: valid or test.")] = "test",
+    histories: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Answer these instead: .parquet or .jsonl with history (raw item ids, oldest first), "
+            "and where known user_id, actions, timestamps.",
+        ),
+    ] = None,
+    beam: options.Beam = 50,
+    top_k: Annotated[int, typer.Option(help="Items per query.")] = 10,
+    mode: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            parser=options.names, metavar="MODE,…", help="generative, ann, hybrid.", show_default="generative"
+        ),
+    ] = ("generative",),
+    filter_seen: options.FilterSeen = False,
+    action: options.Action = "usual",
+    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
+    index: options.Index = "auto",
+    device: options.Device = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result as .jsonl or .parquet; JSON lines on stdout without it.", show_default=False),
+    ] = None,
+) -> None:
+    """Recommend the next items."""
+    from semid.data.dataset import Dataset
+    from semid.generative.recommender import GenerativeRecommender
+    from semid.pipeline.answering import AnswerConfig, Answerer
+    from semid.pipeline.histories import HistoryReader, queries_of_split
+    from semid.pipeline.recommending import recommend
+    from semid.pipeline.resultfiles import check_result_path, write_rows
+
+    if out is not None:
+        check_result_path(out)
+    config = AnswerConfig(
+        k=top_k, beam=beam, filter_seen=filter_seen, action=action, factory=index, fallback=fallback
+    )
+    dataset = Dataset.open(data)
+    queries = queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
+    answerer = Answerer(GenerativeRecommender.load(model, device), config)
+    with progress_bar() as progress:
+        write_rows(recommend(answerer, dataset, queries, mode, progress), out or sys.stdout)
+    if out is not None:
+        write_settings(out, in_force(context))
+
+
+def compare(
+    context: typer.Context,
+    data: options.Data = options.DATA,
+    model: options.ModelPath = options.MODEL,
+    split: Annotated[str, typer.Option(help="Whose queries are answered: valid or test.")] = "test",
+    k: Annotated[
+        tuple[int, ...],
+        typer.Option("--k", parser=options.integers, metavar="K or K,K", help="List lengths.", show_default="10"),
+    ] = (10,),
+    beam: options.Beam = 50,
+    filter_seen: options.FilterSeen = False,
+    action: options.Action = "usual",
+    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = False,
+    index: options.Index = "auto",
+    queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
+    device: options.Device = "cpu",
+    json: options.Json = None,
+) -> None:
+    """Compare popularity, generative, ANN and hybrid on the same queries."""
+    from semid.data.dataset import Dataset
+    from semid.generative.recommender import GenerativeRecommender
+    from semid.pipeline.answering import AnswerConfig, Answerer
+    from semid.pipeline.comparing import compare_modes
+
+    config = AnswerConfig(
+        k=max(k), beam=beam, filter_seen=filter_seen, action=action, factory=index, fallback=fallback
+    )
+    dataset = Dataset.open(data)
+    answerer = Answerer(GenerativeRecommender.load(model, device), config)
+    comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries)
+    if json != STDOUT:
+        print_comparison(comparison, f"{data}, split {split}")
+    if json is not None:
+        write_json(json, comparison.to_dict(data=str(data), split=split), in_force(context))

@@ -1,0 +1,200 @@
+"""Histories that a user brings in a file, as queries on a dataset's items."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from semid.data.dataset import Dataset
+from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
+from semid.data.idindex import IdIndex
+from semid.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("user_id", "history", "actions", "timestamps")
+
+
+@dataclass(frozen=True, eq=False)
+class QueryBatch:
+    """Some consecutive queries.
+
+    Attributes:
+        first: number of the first one.
+        user_ids: raw id of each query's user, None where not given.
+        queries: their histories.
+    """
+
+    first: int
+    user_ids: list[Any]
+    queries: Queries
+
+
+class HistoryReader:
+    """Reads histories of raw item ids, oldest first, in batches.
+
+    A row has ``history``, and where known ``user_id``, ``actions`` (names, one an item) and ``timestamps`` (Unix
+    seconds, one an item). Items that the dataset does not hold are left out, and their number is logged.
+
+    Args:
+        path: ``.parquet`` with these columns, or JSON lines (``.jsonl``, ``.json``) with these keys.
+        dataset: whose items, users and actions they name.
+
+    Raises:
+        InputError: another suffix.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset) -> None:
+        if path.suffix not in (".parquet", ".jsonl", ".json"):
+            raise InputError(f"{path} has the suffix {path.suffix!r}: histories are .parquet or .jsonl files.")
+        self._path = path
+        self._actions = {name: code for code, name in enumerate(dataset.action_names)}
+        self._items = IdIndex(pa.array(dataset.item_ids), lambda row: f"item row {row} of {dataset.location}")
+        self._users = IdIndex(pa.array(dataset.user_ids), lambda row: f"user row {row} of {dataset.location}")
+
+    def batches(self, size: int = 4096) -> Iterator[QueryBatch]:
+        """All rows, ``size`` at a time.
+
+        Raises:
+            InputError: a damaged file, an empty history, no known item in one, or values that do not belong to it.
+        """
+        unknown = count = 0
+        rows = _read_parquet(self._path, size) if self._path.suffix == ".parquet" else _read_lines(self._path, size)
+        for records in rows:
+            queries, left_out = self._queries(records)
+            unknown += left_out
+            yield QueryBatch(count, [record.get("user_id") for _, record in records], queries)
+            count += len(records)
+        if not count:
+            raise InputError(f"{self._path} has no histories: give at least one.")
+        if unknown:
+            logger.warning("Left out %d items of histories that the dataset does not hold.", unknown)
+
+    def _queries(self, records: list[tuple[str, dict[str, Any]]]) -> tuple[Queries, int]:
+        histories = [_list_of(record, "history", where) for where, record in records]
+        for (where, _), history in zip(records, histories, strict=True):
+            if not history:
+                raise InputError(f"{where} has an empty history: give at least one item.")
+        lengths = np.array([len(history) for history in histories])
+        items = self._items.rows(_ids([item for history in histories for item in history]))
+        actions = np.concatenate(
+            [self._actions_of(where, r, len(h)) for (where, r), h in zip(records, histories, strict=True)]
+        )
+        times = np.concatenate(
+            [_times_of(where, r, len(h)) for (where, r), h in zip(records, histories, strict=True)]
+        )
+        known = items >= 0
+        owner = np.repeat(np.arange(len(records)), lengths)
+        kept = np.bincount(owner[known], minlength=len(records))
+        for number in np.flatnonzero(kept == 0)[:1]:
+            raise InputError(
+                f"{records[number][0]} names no item that the dataset holds, such as {self._items.examples()}."
+            )
+        offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
+        log = EventLog(items[known].astype(np.int32), actions[known], times[known], offsets)
+        users = self._users.rows(_ids([record.get("user_id") for _, record in records]))
+        return _without_targets(log, users), int((~known).sum())
+
+    def _actions_of(self, where: str, record: dict[str, Any], length: int) -> np.ndarray:
+        names = _list_of(record, "actions", where, length)
+        for name in names or ():
+            if name is not None and name not in self._actions:
+                known = ", ".join(self._actions) or "none"
+                raise InputError(f"{where} has the unknown action {name!r}; the dataset has: {known}.")
+        codes = [self._actions.get(name, ACTION_UNKNOWN) for name in names] if names else [ACTION_UNKNOWN] * length
+        return np.array(codes, np.int8)
+
+
+def queries_of_split(dataset: Dataset, split: str, size: int = 4096) -> Iterator[QueryBatch]:
+    """The queries of a split, ``size`` at a time.
+
+    Raises:
+        InputError: no such split.
+    """
+    queries = dataset.split(split)
+    for first in range(0, len(queries), size):
+        part = queries.select(np.arange(first, min(first + size, len(queries))))
+        yield QueryBatch(first, dataset.user_ids[part.users].tolist(), part)
+
+
+def _without_targets(log: EventLog, users: np.ndarray) -> Queries:
+    return Queries(
+        log=log,
+        users=users.astype(np.int32),
+        start=log.offsets[:-1],
+        end=log.offsets[1:],
+        target_items=np.empty(0, np.int32),
+        target_actions=np.empty(0, np.int8),
+        target_offsets=np.zeros(len(users) + 1, np.int64),
+    )
+
+
+def _read_lines(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    records = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path} line {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where} is truncated or not JSON ({error.msg}): correct it.") from None
+            if not isinstance(record, dict) or "history" not in record:
+                raise InputError(f'{where} must be an object like {{"user_id": 7, "history": [12, 5]}}.')
+            records.append((where, record))
+            if len(records) == size:
+                yield records
+                records = []
+    if records:
+        yield records
+
+
+def _read_parquet(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    first = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            there = [name for name in COLUMNS if name in file.schema_arrow.names]
+            if "history" not in there:
+                raise InputError(f"{path} has no column 'history'; it has: {', '.join(file.schema_arrow.names)}.")
+            for batch in file.iter_batches(batch_size=size, columns=there, use_threads=False):
+                yield [(f"{path} row {first + place}", record) for place, record in enumerate(batch.to_pylist())]
+                first += batch.num_rows
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is truncated or no parquet file ({error}): get it again.") from None
+
+
+def _list_of(record: dict[str, Any], name: str, where: str, length: int | None = None) -> list[Any]:
+    values = record.get(name)
+    if values is None and length is not None:
+        return []
+    if not isinstance(values, list):
+        raise InputError(f"{where} has {name} {values!r}: it must be a list, oldest first.")
+    if length is not None and len(values) != length:
+        raise InputError(f"{where} has {len(values)} {name} for {length} items: give one each.")
+    return values
+
+
+def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
+    values = _list_of(record, "timestamps", where, length)
+    if not values:
+        return np.full(length, TIME_MISSING)
+    if not all(isinstance(value, int) for value in values):
+        raise InputError(f"{where} has timestamps that are no integers: give Unix seconds.")
+    times = np.array(values, np.int64)
+    if (np.diff(times) < 0).any():
+        raise InputError(f"{where} has timestamps that go backwards: give the oldest event first.")
+    return times
+
+
+def _ids(values: Sequence[Any]) -> pa.Array:
+    """Raw ids as integers, or as strings where some are."""
+    if all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values):
+        return pa.array(values, pa.int64())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
