@@ -11,6 +11,8 @@ import numpy as np
 
 # Paths looked at together in the search over the last two levels.
 _PATHS = 1 << 18
+# Inner products of the centroids of the last two levels, kept up to this many.
+_KEPT_PRODUCTS = 1 << 22
 
 
 def spill(
@@ -117,6 +119,9 @@ class _Search:
     ) -> None:
         self.tree, self.codes, self.vectors, self.codebooks, self.rng = tree, codes, vectors, codebooks, rng
         self.lengths = [np.einsum("kd,kd->k", codebook, codebook) for codebook in codebooks]
+        upper, lower = codebooks[-2:]
+        fits = len(upper) * len(lower) <= _KEPT_PRODUCTS
+        self.products = upper @ lower.T if fits else None
 
     def place(self, rows: np.ndarray, depth: int, prefix: int) -> None:
         """Place items under a prefix that has room for all of them."""
@@ -181,11 +186,11 @@ class _Search:
         return path
 
     def _pair_costs(self, residual: np.ndarray, distances: np.ndarray, parents: np.ndarray) -> np.ndarray:
-        lower = len(self.codebooks) - 1
+        upper, lower = self.codebooks[-2:]
         if self.rng is not None:
-            return self.rng.random((len(parents), len(self.codebooks[lower])))
-        between = self.codebooks[lower - 1][parents] @ self.codebooks[lower].T
-        costs: np.ndarray = distances[:, None] + self._distances(residual, lower) + 2 * between
+            return self.rng.random((len(parents), len(lower)))
+        between = upper[parents] @ lower.T if self.products is None else self.products[parents]
+        costs: np.ndarray = distances[:, None] + self._distances(residual, len(self.codebooks) - 1) + 2 * between
         return costs
 
     def _unpack(self, prefix: int, depth: int) -> list[int]:
