@@ -14,6 +14,19 @@ from semid.generative.layers import Block, EmbeddingTables, KeyValues, RMSNorm, 
 from semid.generative.trie import CodeTrie
 
 
+@dataclass(frozen=True, eq=False)
+class CodeTree:
+    """The catalogue as the decoder sees it.
+
+    Attributes:
+        trie: codes of all items; probabilities are normalised over the children that exist.
+        vectors: per level the mean item vector (n, D) under each node, without gradient; None leaves them out.
+    """
+
+    trie: CodeTrie
+    vectors: tuple[Tensor, ...] | None = None
+
+
 class CodeDecoder(nn.Module):
     """Logits of the next item's codes, level by level.
 
@@ -46,46 +59,62 @@ class CodeDecoder(nn.Module):
         )
         self.norm = RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in num_codes)
+        self.node_scale = nn.Parameter(torch.full((len(num_codes),), 10.0))
 
-    def forward(self, state: Tensor, codes: Tensor, trie: CodeTrie | None = None) -> list[Tensor]:
-        """Teacher forcing: logits (P, K_l) of each level given the true codes before it.
+    def forward(self, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
+        """Teacher forcing: logits (P, K_l) of each level given the true codes before it, -inf where no item goes on.
 
         Args:
             state: (P, D) trunk states.
-            codes: (P, L) int64 true codes; the last level is not read.
-            trie: of the whole catalogue; codes that no item continues with get -inf.
+            codes: (P, L) int64 codes of items.
+            tree: the catalogue.
         """
         tokens = [self.state(state)]
         tokens += [self.codes.column(level, codes[:, level]) for level in range(len(self.codes))]
         hidden, _ = self._run(torch.stack(tokens, dim=1), first=0, past=None)
-        logits = [head(hidden[:, level]) for level, head in enumerate(self.heads)]
-        if trie is None:
-            return logits
+        query = F.normalize(state.float(), dim=-1)
         nodes = torch.zeros(len(state), dtype=torch.int64, device=state.device)
-        masked = []
-        for level, level_logits in enumerate(logits):
-            masked.append(level_logits.masked_fill(~trie.allowed(level, nodes), -torch.inf))
-            nodes = trie.step(level, nodes, codes[:, level])
-        return masked
+        logits = []
+        for level in range(len(self.num_codes)):
+            logits.append(self.logits(level, hidden[:, level], query, nodes, tree))
+            nodes = tree.trie.step(level, nodes, codes[:, level])
+        return logits
 
-    def score(self, state: Tensor, codes: Tensor, trie: CodeTrie | None = None) -> Tensor:
+    def logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
+        """Logits (M, K) of the codes that continue ``nodes``, -inf for all others, float32.
+
+        Args:
+            hidden: (M, D) what the decoder knows at this level.
+            query: (M, D) unit trunk states, compared with the mean item vector under each child.
+            nodes: (M,) int64 trie nodes of the level above.
+        """
+        scores = self.heads[level](hidden).float()
+        owner, children = tree.trie.children_of(level, nodes)
+        codes = tree.trie.levels[level].codes[children].long()
+        values = scores[owner, codes]
+        if tree.vectors is not None:
+            similarity = (query[owner] * tree.vectors[level][children]).sum(-1)
+            values = values + self.node_scale[level] * similarity
+        return torch.full_like(scores, -torch.inf).index_put((owner, codes), values)
+
+    def score(self, state: Tensor, codes: Tensor, tree: CodeTree) -> Tensor:
         """log p(codes | state) of C given items each: state (B, D), codes (B, C, L) → (B, C) float32."""
         batch, count, levels = codes.shape
         flat = codes.reshape(-1, levels)
-        logits = self(state.repeat_interleave(count, dim=0), flat, trie)
+        logits = self(state.repeat_interleave(count, dim=0), flat, tree)
         parts = [
-            F.log_softmax(level_logits.float(), dim=-1).gather(1, flat[:, level, None])[:, 0]
+            F.log_softmax(level_logits, dim=-1).gather(1, flat[:, level, None])[:, 0]
             for level, level_logits in enumerate(logits)
         ]
         return torch.stack(parts).sum(0).view(batch, count)
 
     def first(self, state: Tensor) -> tuple[Tensor, list[KeyValues]]:
-        """Logits (B, K_1) of the first code, and the keys and values to continue from."""
+        """What the decoder knows (B, D) before the first code, and the keys and values to continue from."""
         hidden, past = self._run(self.state(state)[:, None], first=0, past=None)
-        return self.heads[0](hidden[:, 0]).float(), past
+        return hidden[:, 0], past
 
     def next(self, past: list[KeyValues], rows: Tensor, codes: Tensor) -> tuple[Tensor, list[KeyValues]]:
-        """Logits (M, K_l) after one more code each.
+        """What the decoder knows (M, D) after one more code each.
 
         Args:
             past: as the call before returned it.
@@ -94,9 +123,8 @@ class CodeDecoder(nn.Module):
         """
         past = [layer.select(rows) for layer in past]
         level = past[0].keys.shape[2]
-        token = self.codes.column(level - 1, codes)[:, None]
-        hidden, past = self._run(token, first=level, past=past)
-        return self.heads[level](hidden[:, 0]).float(), past
+        hidden, past = self._run(self.codes.column(level - 1, codes)[:, None], first=level, past=past)
+        return hidden[:, 0], past
 
     def _run(self, x_BTD: Tensor, *, first: int, past: list[KeyValues] | None) -> tuple[Tensor, list[KeyValues]]:
         tokens = x_BTD.shape[1]
@@ -116,11 +144,13 @@ class SearchState:
 
     Attributes:
         past: keys and values, one row a beam.
-        nodes: (B, W) int64 trie node of each beam; None without a trie.
+        query: (B, D) unit trunk states.
+        nodes: (B, W) int64 trie node of each beam.
     """
 
     past: list[KeyValues]
-    nodes: Tensor | None
+    query: Tensor
+    nodes: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,19 +159,19 @@ class CodeSearch:
 
     Attributes:
         decoder: trained.
-        trie: of the whole catalogue if the decoder was trained over existing codes only, otherwise None.
+        tree: the whole catalogue, as in training; the search itself may walk a part of it.
     """
 
     decoder: CodeDecoder
-    trie: CodeTrie | None
+    tree: CodeTree
 
     def first(self, state: Tensor) -> tuple[Tensor, SearchState]:
         """Log-probabilities (B, K_1) of the first code."""
-        logits, past = self.decoder.first(state)
-        nodes = None if self.trie is None else torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
-        if self.trie is not None and nodes is not None:
-            logits = logits.masked_fill(~self.trie.allowed(0, nodes[:, 0]), -torch.inf)
-        return F.log_softmax(logits, dim=-1), SearchState(past, nodes)
+        hidden, past = self.decoder.first(state)
+        query = F.normalize(state.float(), dim=-1)
+        nodes = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
+        logits = self.decoder.logits(0, hidden, query, nodes[:, 0], self.tree)
+        return F.log_softmax(logits, dim=-1), SearchState(past, query, nodes)
 
     def next(self, cache: SearchState, parents: Tensor, codes: Tensor) -> tuple[Tensor, SearchState]:
         """Log-probabilities (B, W, K_l) of the next code of beams that continue ``parents`` with ``codes``."""
@@ -149,9 +179,11 @@ class CodeSearch:
         before = cache.past[0].keys.shape[0] // batch
         rows = (parents + torch.arange(batch, device=parents.device)[:, None] * before).flatten()
         depth = cache.past[0].keys.shape[2]
-        logits, past = self.decoder.next(cache.past, rows, codes.flatten())
-        nodes = None
-        if self.trie is not None and cache.nodes is not None:
-            nodes = self.trie.step(depth - 1, cache.nodes.flatten()[rows].view(batch, beams), codes)
-            logits = logits.masked_fill(~self.trie.allowed(depth, nodes.flatten()), -torch.inf)
-        return F.log_softmax(logits, dim=-1).view(batch, beams, -1), SearchState(past, nodes)
+        # At depth 1 the level above is the root, whose number is not read.
+        above = cache.nodes.flatten()[rows] if depth > 1 else torch.zeros_like(rows)
+        nodes = self.tree.trie.step(depth - 1, above, codes.flatten())
+        hidden, past = self.decoder.next(cache.past, rows, codes.flatten())
+        query = cache.query.repeat_interleave(beams, dim=0)
+        logits = self.decoder.logits(depth, hidden, query, nodes, self.tree)
+        log_probs = F.log_softmax(logits, dim=-1).view(batch, beams, -1)
+        return log_probs, SearchState(past, cache.query, nodes.view(batch, beams))

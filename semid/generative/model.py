@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.errors import InputError
-from semid.generative.code_decoder import CodeDecoder, CodeSearch
+from semid.generative.code_decoder import CodeDecoder, CodeTree
 from semid.generative.features import (
     FEATURES,
     Catalogue,
@@ -24,7 +24,6 @@ from semid.generative.histories import TokenBatch
 from semid.generative.layers import Block, RMSNorm, SwiGLU, rotary_table
 from semid.generative.losses import action_loss, code_loss, full_softmax_loss, sampled_softmax_loss
 from semid.generative.moe import MoE, MoEConfig
-from semid.generative.trie import CodeTrie
 
 MAX_SCALE = 100.0
 
@@ -47,8 +46,6 @@ class ModelConfig:
         next_action: condition states on the next action, where there are several actions.
         moe: experts in place of the trunk's SwiGLUs; None for dense.
         contrastive_weight, code_weight, action_weight: of the three losses; 0 leaves a loss out.
-        existing_codes: normalise code probabilities over the codes that continue some item of the catalogue, not
-            over the whole codebook, so that nothing has to be learned about codes that do not exist.
         full_softmax_items: catalogues up to this size are trained with the full softmax.
         negatives: uniform negatives in the bank of larger catalogues.
         scale: initial inverse temperature of the cosine; learned.
@@ -70,7 +67,6 @@ class ModelConfig:
     contrastive_weight: float = 1.0
     code_weight: float = 0.5
     action_weight: float = 0.1
-    existing_codes: bool = True
     full_softmax_items: int = 50_000
     negatives: int = 4096
     scale: float = 15.0
@@ -207,13 +203,15 @@ class Model(nn.Module):
         """Unit vectors (P, D) that item vectors are compared with, float32."""
         return F.normalize(states.float(), dim=-1)
 
-    def code_trie(self, catalogue: Catalogue) -> CodeTrie | None:
-        """The trie that code probabilities are normalised over; None for the whole codebooks."""
-        return catalogue.trie if self.config.existing_codes else None
+    def code_tree(self, catalogue: Catalogue, vectors: Tensor | None) -> CodeTree:
+        """The catalogue for the code decoder; ``vectors`` (N, D) of the items only where all of them train."""
+        if vectors is None or not self.trains_all_items(catalogue):
+            return CodeTree(catalogue.trie)
+        return CodeTree(catalogue.trie, catalogue.trie.mean_vectors(vectors.detach()))
 
-    def code_search(self, catalogue: Catalogue) -> CodeSearch:
-        """The code decoder as beam search asks it."""
-        return CodeSearch(self.code_decoder, self.code_trie(catalogue))
+    def trains_all_items(self, catalogue: Catalogue) -> bool:
+        """Whether each step encodes the whole catalogue, for the full softmax."""
+        return catalogue.num_items <= self.config.full_softmax_items and self.config.contrastive_weight > 0
 
     def action_logits(self, states: Tensor, item_vectors: Tensor) -> Tensor:
         """Logits (P, A) of the action on a given next item."""
@@ -230,7 +228,7 @@ class Model(nn.Module):
             log_popularity: (N,) log share of each item among training events, for sampled negatives.
             dtype: of the large matrix products.
         """
-        full = catalogue.num_items <= self.config.full_softmax_items and self.config.contrastive_weight > 0
+        full = self.trains_all_items(catalogue)
         with torch.autocast(batch.items.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             everything = None
             if full:
@@ -260,9 +258,8 @@ class Model(nn.Module):
                     )
             if self.config.code_weight > 0:
                 codes = catalogue.codes[targets]
-                losses["codes"] = code_loss(
-                    self.code_decoder(states, codes, self.code_trie(catalogue)), codes, weights
-                )
+                logits = self.code_decoder(states, codes, self.code_tree(catalogue, vectors))
+                losses["codes"] = code_loss(logits, codes, weights)
             if self.action_head is not None and self.config.action_weight > 0:
                 losses["action"] = action_loss(self.action_logits(raw, positive), target_actions)
         return losses

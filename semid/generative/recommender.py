@@ -17,6 +17,7 @@ from semid.codes import SemanticIds
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.errors import InputError
 from semid.generative.beam_search import beam_search
+from semid.generative.code_decoder import CodeSearch, CodeTree
 from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, query_segments
 from semid.generative.model import Model
@@ -71,8 +72,8 @@ class GenerativeRecommender:
 
     def weights_changed(self) -> None:
         """Forget the item vectors; call after the model has been trained on."""
-        self.__dict__.pop("item_vectors", None)
-        self.__dict__.pop("_item_vectors", None)
+        for name in ("item_vectors", "_item_vectors", "_code_tree"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def trie(self) -> CodeTrie:
@@ -96,6 +97,10 @@ class GenerativeRecommender:
             for first in range(0, count, _ENCODE_ROWS)
         ]
         return torch.cat(parts)
+
+    @cached_property
+    def _code_tree(self) -> CodeTree:
+        return self.model.code_tree(self.catalogue, self._item_vectors)
 
     @torch.inference_mode()
     def encode(self, queries: Queries, action: str = ANY_ACTION) -> QueryStates:
@@ -143,12 +148,11 @@ class GenerativeRecommender:
         """
         if not len(states):
             return Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, bool))
+        search = CodeSearch(self.model.code_decoder, self._code_tree)
         parts = []
         for part in states.batches():
             block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
-            found = beam_search(
-                self.model.code_search(self.catalogue), states.states[part], self.trie, beam=beam, k=k, seen=block
-            )
+            found = beam_search(search, states.states[part], self.trie, beam=beam, k=k, seen=block)
             parts.append(found.ranking())
         return Ranking.concatenate(parts)
 
@@ -161,9 +165,7 @@ class GenerativeRecommender:
         """log p(codes of item) for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
         def score(state: Tensor, rows: Tensor) -> Tensor:
-            return self.model.code_decoder.score(
-                state, self.catalogue.codes[rows], self.model.code_trie(self.catalogue)
-            )
+            return self.model.code_decoder.score(state, self.catalogue.codes[rows], self._code_tree)
 
         return self._score(states, items, score)
 

@@ -76,19 +76,33 @@ class CodeTrie:
         keys = codes if depth == 0 else nodes * self.num_codes[depth] + codes
         return torch.searchsorted(self._edges[depth], keys.contiguous()).clamp(max=len(self.levels[depth]) - 1)
 
-    def allowed(self, depth: int, nodes: Tensor) -> Tensor:
-        """Which codes of level ``depth`` exist under ``nodes`` (M,) of the level above. (M, K) bool"""
-        codes = self.levels[depth].codes.long()
-        mask = torch.zeros(len(nodes), self.num_codes[depth], dtype=torch.bool, device=self.device)
+    def children_of(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes of level ``depth`` under each of ``nodes`` (M,) of the level above.
+
+        Returns:
+            (E,) row of ``nodes`` and (E,) child of every edge. At depth 0 ``nodes`` is not read.
+        """
         if depth == 0:
-            mask[:, codes] = True
-            return mask
-        start = self.levels[depth - 1].children[nodes].long()
-        count = self.levels[depth - 1].children[nodes + 1].long() - start
+            count = torch.full((len(nodes),), len(self.levels[0]), device=self.device)
+            start = torch.zeros_like(count)
+        else:
+            children = self.levels[depth - 1].children
+            start = children[nodes].long()
+            count = children[nodes + 1].long() - start
         owner = torch.arange(len(nodes), device=self.device).repeat_interleave(count)
         place = torch.arange(len(owner), device=self.device) - (count.cumsum(0) - count - start)[owner]
-        mask[owner, codes[place]] = True
-        return mask
+        return owner, place
+
+    def mean_vectors(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """Per level the mean (n, D) of the item vectors (N, D) under each node."""
+        leaves = vectors[self.items.long()]
+        means = []
+        for level in self.levels:
+            count = level.leaves.diff()
+            owner = torch.arange(len(level), device=self.device).repeat_interleave(count)
+            sums = leaves.new_zeros(len(level), leaves.shape[1]).index_add(0, owner, leaves)
+            means.append(sums / count[:, None])
+        return tuple(means)
 
     @staticmethod
     def build(
