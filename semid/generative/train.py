@@ -49,7 +49,7 @@ class TrainConfig:
         seed: of data order and dropout; whoever makes the model seeds its weights.
     """
 
-    epochs: int = 30
+    epochs: int = 15
     max_minutes: float = 0.0
     batch_tokens: int = 0
     learning_rate: float = 2e-3
