@@ -1,0 +1,118 @@
+"""The whole road once, on synthetic data: make, prepare, fit, train, generate, compare."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from semid.artifacts import CONFIG_NAME
+from semid.data.prepare import PrepareConfig, prepare
+from semid.data.splits import SplitConfig
+from semid.data.synthetic import SyntheticConfig, synthesise
+from semid.errors import InputError
+from semid.evaluation.comparison import Comparison
+from semid.generative.model import PRESETS
+from semid.generative.train import TrainConfig
+from semid.pipeline.answering import MODES, AnswerConfig, Answerer
+from semid.pipeline.comparing import compare_modes
+from semid.pipeline.fitting import fit_tokenizer
+from semid.pipeline.histories import queries_of_split
+from semid.pipeline.recommending import recommend
+from semid.pipeline.resultfiles import write_rows
+from semid.pipeline.training import train_recommender
+from semid.tokenizers.tokenizer import TokenizerConfig
+
+RAW, DATA, TOKENIZER, MODEL, RESULT = "raw", "data", "runs/tokenizer", "runs/model", "recommendations.jsonl"
+SPLIT = "test"
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """A road of about two minutes on two cores.
+
+    Attributes:
+        synthetic: the data to make.
+        target_actions: what counts as a hit; exposures are only context, as in the challenge.
+        embeddings: ids to fuse.
+        preset: size of the model.
+        epochs, max_minutes: of training.
+        seed: of all of it.
+    """
+
+    synthetic: SyntheticConfig = field(
+        default_factory=lambda: SyntheticConfig(
+            users=3000, items=2000, embeddings=(("81", 32), ("82", 256), ("85", 512))
+        )
+    )
+    target_actions: tuple[str, ...] = ("click", "conversion")
+    embeddings: tuple[str, ...] = ("82", "85")
+    preset: str = "tiny"
+    epochs: int = 5
+    max_minutes: float = 1.5
+    seed: int = 0
+
+
+def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | None = None) -> Comparison:
+    """Leave ``raw``, ``data``, ``runs/tokenizer``, ``runs/model`` and ``recommendations.jsonl`` in ``out``.
+
+    The settings beside each artifact are those with which the commands, run inside ``out``, make it again.
+
+    Args:
+        out: new or empty folder, or one that an earlier demo filled.
+
+    Raises:
+        InputError: there is something else in the folder.
+    """
+    config = config or DemoConfig()
+    show = progress or (lambda what, done, total: None)
+    _clear(out)
+    synthetic = replace(config.synthetic, seed=config.seed)
+    synthesise(out / RAW, synthetic, show)
+    split = SplitConfig(target_actions=config.target_actions)
+    dataset = prepare(
+        out / RAW,
+        out / DATA,
+        PrepareConfig(split=split),
+        show,
+        settings={"source": RAW, "target": DATA, "target_actions": config.target_actions},
+    )
+    tokenizer_config = TokenizerConfig(embeddings=config.embeddings, seed=config.seed)
+    tokenizer = fit_tokenizer(
+        dataset, tokenizer_config, out / TOKENIZER, settings=_fit_settings(tokenizer_config), progress=show
+    )
+    train_config = TrainConfig(epochs=config.epochs, max_minutes=config.max_minutes, seed=config.seed)
+    recommender = train_recommender(
+        dataset,
+        tokenizer,
+        PRESETS[config.preset],
+        train_config,
+        out / MODEL,
+        settings=_train_settings(config, train_config),
+        progress=show,
+    )
+    answerer = Answerer(recommender, AnswerConfig())
+    write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), MODES, show), out / RESULT)
+    show("compare", 0, None)
+    return compare_modes(answerer, dataset, SPLIT)
+
+
+def _fit_settings(config: TokenizerConfig) -> Mapping[str, Any]:
+    own = asdict(config)
+    return {"data": DATA, "out": TOKENIZER, "emb": own.pop("embeddings"), **own}
+
+
+def _train_settings(config: DemoConfig, train_config: TrainConfig) -> Mapping[str, Any]:
+    places = {"data": DATA, "tokenizer": TOKENIZER, "out": MODEL}
+    return {**places, "preset": config.preset, **asdict(train_config)}
+
+
+def _clear(out: Path) -> None:
+    """Make room for ``raw``, the one part that is never replaced, but only where a demo has been."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / RAW / "indexer.pkl").is_file() or not (out / DATA / CONFIG_NAME).is_file():
+        raise InputError(f"{out} is not empty: choose another folder for the demo or remove what is in it.")
+    shutil.rmtree(out / RAW)
