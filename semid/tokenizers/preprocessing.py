@@ -46,7 +46,7 @@ class PreprocessorConfig:
         seed: of the sample and of the vectors of items without any embedding.
     """
 
-    svd: int = 64
+    svd: int = 128
     weights: tuple[float, ...] | None = None
     whiten: float = 0.0
     sample: int | None = None

@@ -43,7 +43,7 @@ class TokenizerConfig:
 
     embeddings: tuple[str, ...]
     weights: tuple[float, ...] | None = None
-    svd: int = 64
+    svd: int = 128
     whiten: float = 0.0
     levels: int = 3
     codes: int | tuple[int, ...] = 256

@@ -259,6 +259,6 @@ def test_real_embeddings() -> None:
     given = [Embedding("minilm", vectors, np.ones(len(vectors), bool))]
     report = SemanticIdTokenizer(TokenizerConfig(embeddings=("minilm",))).fit(given).report_
     assert report.collisions.colliding_after == 0
-    assert report.unresolved_error < 0.23
+    assert report.unresolved_error < 0.31
     assert min(level.perplexity for level in report.levels) > 180
     assert report.levels[0].neighbours_shared > 0.4
