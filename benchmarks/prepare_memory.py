@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semid.data.synthetic import SyntheticConfig, synthesise
-from semid.data.writing import ArrayWriter
+from semid.data.building.arrays import ArrayWriter
+from semid.data.synthetic.generator import SyntheticConfig, synthesise
 
 EVENTS_PER_USER = 40
 USERS_PER_ITEM = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from semid.artifacts import create_artifact
-from semid.data.builder import DatasetBuilder
+from semid.data.building.builder import DatasetBuilder
 from semid.data.dataset import KIND, Dataset
 from semid.data.splits import SplitConfig
 from semid.errors import InputError
@@ -98,15 +98,15 @@ def detect_layout(source: Path) -> str:
 
 def _read(layout: str, source: Path, builder: DatasetBuilder, config: PrepareConfig, progress: Progress) -> None:
     if layout == "tencentgr-h":
-        from semid.data.tencentgr_h import read_layout_h
+        from semid.data.tencentgr.layout_h import read_layout_h
 
         read_layout_h(source, builder, config, progress)
     elif layout == "tencentgr-c":
-        from semid.data.tencentgr_c import read_layout_c
+        from semid.data.tencentgr.layout_c import read_layout_c
 
         read_layout_c(source, builder, config, progress)
     else:
-        from semid.data.table import read_table
+        from semid.data.table.reader import read_table
 
         read_table(source, builder, config, progress)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semid.data.rowfile import BlockReader
+from semid.data.building.row_file import BlockReader
 from semid.errors import InputError
 
 SPLIT_CODES = {"train": 0, "valid": 1, "test": 2}

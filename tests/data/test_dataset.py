@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from semid.artifacts import create_artifact
-from semid.data.builder import DatasetBuilder
+from semid.data.building.builder import DatasetBuilder
 from semid.data.dataset import Dataset, ranges
 from semid.data.events import EventLog
 from semid.data.features import Fields

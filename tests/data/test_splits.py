@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semid.artifacts import create_artifact
-from semid.data.builder import DatasetBuilder
+from semid.data.building.builder import DatasetBuilder
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING
 from semid.data.splits import SplitConfig

@@ -1,0 +1,1 @@
+"""Writing a prepared dataset by stream: events, columns, embeddings, splits and queries."""

@@ -1,0 +1,1 @@
+"""A synthetic set with planted structure, written in layout H."""

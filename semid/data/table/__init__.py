@@ -1,0 +1,1 @@
+"""The table layout: parquet, CSV and npy files of any catalogue."""
