@@ -129,7 +129,7 @@ def synth(
     seed: options.Seed = 0,
 ) -> None:
     """Make synthetic data with structure to find, in TencentGR's release layout."""
-    from semid.data.synthetic import SyntheticConfig, synthesise
+    from semid.data.synthetic.generator import SyntheticConfig, synthesise
 
     config = SyntheticConfig(
         users=users,
@@ -148,7 +148,7 @@ def synth(
 @command(app, "convert")
 def convert(source: Source, target: Target) -> None:
     """Write TencentGR's release layout (H) as its competition layout (C)."""
-    from semid.data.convert import convert_h_to_c
+    from semid.data.tencentgr.convert import convert_h_to_c
 
     with progress_bar() as progress:
         convert_h_to_c(source, target, progress)

@@ -9,7 +9,7 @@ from typing import Any
 from semid.artifacts import CONFIG_NAME
 from semid.data.prepare import PrepareConfig, prepare
 from semid.data.splits import SplitConfig
-from semid.data.synthetic import SyntheticConfig, synthesise
+from semid.data.synthetic.generator import SyntheticConfig, synthesise
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison
 from semid.generative.model import PRESETS

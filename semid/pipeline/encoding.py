@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
-from semid.data.idindex import IdIndex
-from semid.data.tableembeddings import keyed_chunks, open_vectors
-from semid.data.tablefiles import find_table
+from semid.data.table.embeddings import keyed_chunks, open_vectors
+from semid.data.table.files import find_table
+from semid.data.table.id_index import IdIndex
 from semid.errors import InputError
 from semid.tokenizers.tokenizer import SemanticIdTokenizer
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
-from semid.data.idindex import IdIndex
+from semid.data.table.id_index import IdIndex
 from semid.errors import InputError
 
 logger = logging.getLogger(__name__)
