@@ -89,6 +89,12 @@ class CodeDecoder(nn.Module):
             nodes: (M,) int64 trie nodes of the level above.
         """
         scores = self.heads[level](hidden).float()
+        if level == 0:  # every row has the same children: one matrix product
+            codes = tree.trie.levels[0].codes.long()
+            values = scores[:, codes]
+            if tree.vectors is not None:
+                values = values + self.node_scale[0] * (query @ tree.vectors[0].T).float()
+            return torch.full_like(scores, -torch.inf).index_copy(1, codes, values)
         owner, children = tree.trie.children_of(level, nodes)
         codes = tree.trie.levels[level].codes[children].long()
         values = scores[owner, codes]

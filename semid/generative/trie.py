@@ -77,18 +77,14 @@ class CodeTrie:
         return torch.searchsorted(self._edges[depth], keys.contiguous()).clamp(max=len(self.levels[depth]) - 1)
 
     def children_of(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes of level ``depth`` under each of ``nodes`` (M,) of the level above.
+        """Nodes of level ``depth`` >= 1 under each of ``nodes`` (M,) of the level above.
 
         Returns:
-            (E,) row of ``nodes`` and (E,) child of every edge. At depth 0 ``nodes`` is not read.
+            (E,) row of ``nodes`` and (E,) child of every edge.
         """
-        if depth == 0:
-            count = torch.full((len(nodes),), len(self.levels[0]), device=self.device)
-            start = torch.zeros_like(count)
-        else:
-            children = self.levels[depth - 1].children
-            start = children[nodes].long()
-            count = children[nodes + 1].long() - start
+        children = self.levels[depth - 1].children
+        start = children[nodes].long()
+        count = children[nodes + 1].long() - start
         owner = torch.arange(len(nodes), device=self.device).repeat_interleave(count)
         place = torch.arange(len(owner), device=self.device) - (count.cumsum(0) - count - start)[owner]
         return owner, place
