@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.generative.beam_search import beam_search
-from semid.generative.code_decoder import CodeDecoder
+from semid.generative.code_decoder import CodeDecoder, CodeSearch, CodeTree
 from semid.generative.trie import CodeTrie
 
 WIDTH, SIZES = 16, (3, 4, 2, 5)
@@ -30,87 +30,153 @@ def all_codes(sizes: tuple[int, ...]) -> Tensor:
     return torch.tensor(list(product(*(range(size) for size in sizes))))
 
 
-def log_probabilities(decoder: CodeDecoder, state: Tensor, codes: Tensor) -> list[Tensor]:
+def some_items(count: int = 40) -> SemanticIds:
+    rows = np.random.default_rng(0).choice(120, count, replace=False)
+    return SemanticIds(all_codes(SIZES).numpy()[rows].astype(np.int32), SIZES)
+
+
+def tree_of(ids: SemanticIds, *, vectors: bool) -> CodeTree:
+    """With the mean of random item vectors under each node, if asked for."""
+    trie = CodeTrie.build(ids)
+    return CodeTree(trie, trie.mean_vectors(item_vectors(ids.num_items)) if vectors else None)
+
+
+def item_vectors(count: int) -> Tensor:
+    return F.normalize(torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(7)), dim=-1)
+
+
+def full_tree(sizes: tuple[int, ...] = SIZES) -> CodeTree:
+    """Every code exists and nothing is known of the items: the plain decoder."""
+    return CodeTree(CodeTrie.build(SemanticIds(all_codes(sizes).numpy().astype(np.int32), sizes)))
+
+
+def log_probabilities(decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
     """Per level (P, K_l), by teacher forcing."""
-    return [F.log_softmax(logits, dim=-1) for logits in decoder(state, codes)]
+    return [F.log_softmax(logits, dim=-1) for logits in decoder(state, codes, tree)]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [(6,), (3, 4), SIZES])
 def test_probabilities_of_all_codes_sum_to_one(sizes: tuple[int, ...]) -> None:
     decoder, state, codes = random_decoder(sizes), torch.randn(3, WIDTH), all_codes(sizes)
-    scores = decoder.score(state, codes.expand(3, -1, -1))
+    scores = decoder.score(state, codes.expand(3, -1, -1), full_tree(sizes))
     assert scores.shape == (3, len(codes))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     assert scores.std(dim=1).min() > 0.1
 
 
 @torch.no_grad()
-def test_score_is_the_sum_of_the_chosen_log_probabilities() -> None:
-    decoder, state, codes = random_decoder(), torch.randn(2, WIDTH), all_codes(SIZES)[[0, 17, 60, 119]]
-    scores = decoder.score(state, codes.expand(2, -1, -1))
-    for user in range(2):
-        for item in range(len(codes)):
-            levels = log_probabilities(decoder, state[user : user + 1], codes[item : item + 1])
-            total = sum(float(part[0, code]) for part, code in zip(levels, codes[item].tolist(), strict=True))
-            assert float(scores[user, item]) == pytest.approx(total, abs=1e-4)
+@pytest.mark.parametrize("vectors", [False, True])
+def test_probabilities_of_the_items_sum_to_one(vectors: bool) -> None:
+    """Nothing is left for codes that no item has."""
+    decoder, state, ids = random_decoder(), torch.randn(3, WIDTH), some_items()
+    codes = torch.from_numpy(ids.codes).long()
+    scores = decoder.score(state, codes.expand(3, -1, -1), tree_of(ids, vectors=vectors))
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
+    missing = torch.from_numpy(np.array([c for c in all_codes(SIZES).numpy() if ids.items_of(c[None])[0] < 0]))
+    assert len(missing) == 80
+    nowhere = decoder.score(state, missing.expand(3, -1, -1), tree_of(ids, vectors=vectors))
+    assert (nowhere == -torch.inf).all()
+
+
+@torch.no_grad()
+def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item() -> None:
+    """Worked out item by item, for the codes that some item goes on with; -inf for all others."""
+    decoder, ids = random_decoder(), some_items()
+    state, codes, vectors = torch.randn(40, WIDTH), torch.from_numpy(ids.codes).long(), item_vectors(40)
+    plain = decoder(state, codes, full_tree())
+    without, with_vectors = (decoder(state, codes, tree_of(ids, vectors=v)) for v in (False, True))
+    for level in range(4):
+        for row in range(40):
+            family = (ids.codes[:, :level] == ids.codes[row, :level]).all(axis=1)
+            for code in range(SIZES[level]):
+                members = torch.from_numpy(family & (ids.codes[:, level] == code))
+                expected = torch.tensor(-torch.inf)
+                compared = torch.tensor(-torch.inf)
+                if members.any():
+                    expected = plain[level][row, code]
+                    similarity = F.normalize(state[row], dim=0) @ vectors[members].mean(0)
+                    compared = expected + decoder.node_scale[level] * similarity
+                torch.testing.assert_close(without[level][row, code], expected)
+                torch.testing.assert_close(with_vectors[level][row, code], compared, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vectors", [False, True])
+def test_score_is_the_sum_of_the_chosen_log_probabilities(vectors: bool) -> None:
+    decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
+    tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes[:6]).long()
+    scores = decoder.score(state, codes.expand(2, -1, -1), tree)
+    for user, item in product(range(2), range(6)):
+        levels = log_probabilities(decoder, state[user : user + 1], codes[item : item + 1], tree)
+        total = sum(float(part[0, code]) for part, code in zip(levels, codes[item].tolist(), strict=True))
+        assert float(scores[user, item]) == pytest.approx(total, abs=1e-4)
 
 
 @torch.no_grad()
 def test_later_codes_do_not_change_earlier_levels() -> None:
     decoder, state = random_decoder(), torch.randn(1, WIDTH)
-    before = decoder(state, torch.tensor([[1, 2, 0, 3]]))
+    before = decoder(state, torch.tensor([[1, 2, 0, 3]]), full_tree())
     for level in range(len(SIZES)):
         codes = torch.tensor([[1, 2, 0, 3]])
         codes[0, level] = (codes[0, level] + 1) % SIZES[level]
-        after = decoder(state, codes)
+        after = decoder(state, codes, full_tree())
         for other in range(len(SIZES)):
             assert torch.allclose(before[other], after[other]) == (other <= level)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_steps_with_beams_and_parents_equal_teacher_forcing(num_layers: int) -> None:
-    decoder, generator = random_decoder(num_layers=num_layers), torch.Generator().manual_seed(1)
-    batch = 3
+@pytest.mark.parametrize("vectors", [False, True])
+def test_steps_with_beams_and_parents_equal_teacher_forcing(num_layers: int, vectors: bool) -> None:
+    decoder, ids = random_decoder(num_layers=num_layers), some_items()
+    tree = tree_of(ids, vectors=vectors)
+    search, generator, batch = CodeSearch(decoder, tree), np.random.default_rng(1), 3
     state = torch.randn(batch, WIDTH)
-    log_probs, cache = decoder.first(state)
-    torch.testing.assert_close(log_probs, F.log_softmax(decoder(state, torch.zeros(batch, 4).long())[0], dim=-1))
-    paths: list[list[list[int]]] = [[[]] for _ in range(batch)]
+    log_probs, cache = search.first(state)
+    expected = log_probabilities(decoder, state, torch.zeros(batch, 4).long(), tree)[0]
+    torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-5)
+    prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch)]
     for level, beams in enumerate((2, 5, 3), start=1):
-        before = len(paths[0])
-        parents = torch.randint(before, (batch, beams), generator=generator)
-        codes = torch.randint(SIZES[level - 1], (batch, beams), generator=generator)
-        paths = [
-            [[*paths[user][parents[user, beam]], int(codes[user, beam])] for beam in range(beams)]
-            for user in range(batch)
-        ]
-        log_probs, cache = decoder.next(cache, parents, codes)
+        parents = torch.from_numpy(generator.integers(len(prefixes[0]), size=(batch, beams)))
+        codes = torch.zeros(batch, beams, dtype=torch.int64)
+        before, prefixes = prefixes, [[] for _ in range(batch)]
+        for user, beam in product(range(batch), range(beams)):
+            prefix = before[user][parents[user, beam]]
+            family = ids.codes[(ids.codes[:, : level - 1] == prefix).all(axis=1)]
+            codes[user, beam] = int(generator.choice(family[:, level - 1]))
+            prefixes[user].append((*prefix, int(codes[user, beam])))
+        log_probs, cache = search.next(cache, parents, codes)
         assert log_probs.shape == (batch, beams, SIZES[level])
-        for user in range(batch):
-            for beam in range(beams):
-                forced = torch.tensor([paths[user][beam] + [0] * (4 - level)])
-                expected = log_probabilities(decoder, state[user : user + 1], forced)[level][0]
-                torch.testing.assert_close(log_probs[user, beam], expected, rtol=1e-4, atol=1e-5)
+        for user, beam in product(range(batch), range(beams)):
+            forced = torch.tensor([[*prefixes[user][beam], *[0] * (4 - level)]])
+            expected = log_probabilities(decoder, state[user : user + 1], forced, tree)[level][0]
+            torch.testing.assert_close(log_probs[user, beam], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_beam_search_scores_are_those_of_teacher_forcing() -> None:
-    decoder, state = random_decoder(), torch.randn(4, WIDTH)
-    generator = np.random.default_rng(0)
-    codes = all_codes(SIZES).numpy()[generator.choice(120, 40, replace=False)].astype(np.int32)
-    found = beam_search(decoder, state, CodeTrie.build(SemanticIds(codes, SIZES)), beam=40, k=40)
-    scores = decoder.score(state, torch.from_numpy(codes).long().expand(4, -1, -1))
-    expected = scores.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(found.items, expected.indices)
+@pytest.mark.parametrize("vectors", [False, True])
+def test_beam_search_scores_are_those_of_teacher_forcing(vectors: bool) -> None:
+    """Probabilities are normalised over the whole catalogue while only some of it are candidates."""
+    decoder, state, ids = random_decoder(), torch.randn(4, WIDTH), some_items()
+    tree, candidates = tree_of(ids, vectors=vectors), np.arange(0, 40, 2)
+    found = beam_search(CodeSearch(decoder, tree), state, CodeTrie.build(ids, candidates), beam=20, k=20)
+    codes = torch.from_numpy(ids.codes[candidates]).long()
+    expected = decoder.score(state, codes.expand(4, -1, -1), tree).sort(dim=1, descending=True, stable=True)
+    assert np.array_equal(found.items.numpy(), candidates[expected.indices.numpy()])
     torch.testing.assert_close(found.scores, expected.values, rtol=1e-4, atol=1e-5)
     assert found.exact.all()
 
 
-def test_state_and_codes_both_learn() -> None:
-    decoder, state = random_decoder(), torch.randn(3, WIDTH, requires_grad=True)
-    loss = torch.stack([part.logsumexp(-1).sum() for part in decoder(state, all_codes(SIZES)[:3])]).sum()
-    loss.backward()
+def test_everything_learns_and_nothing_becomes_nan() -> None:
+    decoder, ids, state = random_decoder(), some_items(), torch.randn(40, WIDTH, requires_grad=True)
+    codes = torch.from_numpy(ids.codes).long()
+    logits = decoder(state, codes, tree_of(ids, vectors=True))
+    torch.stack([F.cross_entropy(part, codes[:, level]) for level, part in enumerate(logits)]).sum().backward()
     assert state.grad is not None
+    assert state.grad.isfinite().all()
     assert state.grad.abs().min() > 0
-    assert all(parameter.grad is not None for parameter in decoder.parameters())
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad != 0).any(), name

@@ -182,6 +182,12 @@ def test_catalogue_gathers_the_dataset(rich: Dataset, catalogue: Catalogue) -> N
     assert likes.offsets[rich.num_users] == likes.offsets[rich.num_users + 1] == len(likes.values)
 
 
+def test_the_trie_holds_all_items(catalogue: Catalogue) -> None:
+    assert sorted(catalogue.trie.items.tolist()) == list(range(24))
+    assert catalogue.trie.num_codes == catalogue.num_codes
+    assert catalogue.to(torch.device("cpu")).trie.num_candidates == 24
+
+
 def test_content_of_unknown_items_is_never_read(rich: Dataset) -> None:
     ids = SemanticIds(np.arange(24, dtype=np.int32)[:, None], (24,))
     known = torch.arange(24) < 20

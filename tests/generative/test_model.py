@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
+from semid.generative.code_decoder import CodeTree
 from semid.generative.features import FEATURES, Catalogue
 from semid.generative.histories import BatchBuilder, TokenBatch, training_segments
 from semid.generative.losses import action_loss, code_loss
@@ -146,9 +147,10 @@ def by_hand(model: Model, batch: TokenBatch, catalogue: Catalogue) -> dict[str, 
     vectors = model.item_vectors(model.items(catalogue, torch.arange(catalogue.num_items)))
     logits = model.query_vectors(states) @ vectors.T * model.scale
     codes = catalogue.codes[targets]
+    tree = CodeTree(catalogue.trie, catalogue.trie.mean_vectors(vectors.detach()))
     return {
         "contrastive": F.cross_entropy(logits, targets),
-        "codes": code_loss(model.code_decoder(states, codes), codes, torch.ones(len(targets))),
+        "codes": code_loss(model.code_decoder(states, codes, tree), codes, torch.ones(len(targets))),
         "action": action_loss(model.action_logits(raw, vectors[targets]), actions),
     }
 
@@ -193,8 +195,19 @@ def test_sampled_losses_come_near_the_full_ones(
     expected = full.losses(packed, catalogue, popularity(rich), torch.float32)
     losses = sampled.losses(packed, catalogue, popularity(rich), torch.float32)
     assert losses["contrastive"].item() == pytest.approx(expected["contrastive"].item(), rel=0.02)
-    torch.testing.assert_close(losses["codes"], expected["codes"])
     torch.testing.assert_close(losses["action"], expected["action"])
+
+
+def test_item_vectors_help_the_code_decoder_only_where_all_items_train(build: Any, catalogue: Catalogue) -> None:
+    vectors = torch.randn(24, 16, requires_grad=True)
+    tree = build.model(catalogue).code_tree(catalogue, vectors)
+    assert tree.trie is catalogue.trie
+    assert tree.vectors is not None
+    assert not any(level.requires_grad for level in tree.vectors)
+    torch.testing.assert_close(tree.vectors[2], vectors[catalogue.trie.items.long()].detach())
+    assert build.model(catalogue).code_tree(catalogue, None).vectors is None
+    for changes in ({"full_softmax_items": 23}, {"contrastive_weight": 0.0}):
+        assert build.model(catalogue, **changes).code_tree(catalogue, vectors).vectors is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import Tensor
 from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset
 from semid.errors import InputError
+from semid.generative import train
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
 from semid.generative.moe import MoEConfig
@@ -292,6 +293,55 @@ def test_training_stops_when_its_time_is_up(cycle: Dataset, cycle_catalogue: Cat
     assert history[0]["best_epoch"] == 1
 
 
+class Clock:
+    """Every look at it takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_the_learning_rate_falls_within_the_time(
+    cycle: Dataset, cycle_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "time", Clock())
+    rates: list[float] = []
+    trainer = Trainer(
+        fresh_model(cycle_catalogue),
+        cycle,
+        cycle_catalogue,
+        replace(SHORT, epochs=1000, max_minutes=1.0, patience=1000),
+        constant,
+        progress=lambda *call: rates.append(trainer.optimizer.param_groups[0]["lr"] / SHORT.learning_rate),
+    )
+    trainer.run()
+    assert 15 < trainer.state.step < 60
+    assert max(rates) > 0.9
+    assert rates[-1] < 0.05
+    assert rates[len(rates) // 2] == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(50, 1024), (80_000, 2000), (10_000_000, 8192)])
+def test_batches_are_sized_by_the_data(build: Any, tokens: int, expected: int) -> None:
+    """A fortieth of the tokens, within bounds."""
+    histories = np.zeros((tokens // 50, 51), np.int64)
+    log = build.log(histories[:1])
+    many = replace(
+        log, items=histories.ravel(), actions=np.zeros(histories.size, np.int8),
+        times=np.zeros(histories.size, np.int64), offsets=np.arange(len(histories) + 1) * 51,
+    )  # fmt: skip
+    dataset = build.dataset(many, 3)
+    catalogue = build.catalogue(dataset)
+    trainer = Trainer(
+        fresh_model(catalogue, context=50), dataset, catalogue, replace(SHORT, batch_tokens=0), constant
+    )
+    assert trainer.row_tokens == 64
+    assert trainer.rows_per_batch == expected // 64
+
+
 def test_progress_and_log_tell_where_it_stands(build: Any, caplog: pytest.LogCaptureFixture) -> None:
     """40 tokens of 64 are used in each row, so the number of batches cannot be had from the tokens alone."""
     dataset = build.dataset(build.log([(np.arange(41) % NUM_ITEMS).tolist()] * 10), NUM_ITEMS)
@@ -323,7 +373,7 @@ def test_nothing_to_learn_from(build: Any) -> None:
     ("changes", "message"),
     [
         ({"epochs": 0}, "must be at least 1"),
-        ({"batch_tokens": 0}, "must be at least 1"),
+        ({"batch_tokens": -1}, "batch_tokens and max_minutes at least 0"),
         ({"patience": 0}, "must be at least 1"),
         ({"max_minutes": -1.0}, "max_minutes at least 0"),
         ({"learning_rate": 0.0}, "learning_rate and clip must be above 0"),

@@ -1,0 +1,339 @@
+"""Every answer against its definition, and every way to ask wrongly."""
+
+import json
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from semid.codes import SemanticIds
+from semid.data.dataset import Dataset
+from semid.data.events import Queries
+from semid.errors import InputError
+from semid.generative import recommender as module
+from semid.generative.code_decoder import CodeTree
+from semid.generative.features import Catalogue
+from semid.generative.histories import BatchBuilder, query_segments
+from semid.generative.model import Model
+from semid.generative.moe import MoEConfig
+from semid.generative.recommender import GenerativeRecommender, QueryStates, queries_from_histories, seen_items
+
+HISTORIES = [[3, 7], [1], [4, 4, 9, 2, 11, 13, 20, 21, 6, 5], [22, 23, 0]]
+ALL_ITEMS = np.arange(24)
+
+
+@pytest.fixture
+def queries(rich: Dataset) -> Queries:
+    return rich.split("test")
+
+
+@pytest.fixture
+def states(recommender: GenerativeRecommender, queries: Queries) -> QueryStates:
+    return recommender.encode(queries)
+
+
+def everyone(states: QueryStates) -> np.ndarray:
+    return np.tile(ALL_ITEMS, (len(states), 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("action", "code"), [("any", 0), ("show", 1), ("buy", 3)])
+def test_states_are_the_conditioned_last_tokens(
+    recommender: GenerativeRecommender, queries: Queries, action: str, code: int
+) -> None:
+    model, builder = recommender.model, BatchBuilder(query_segments(queries, 8), profile=True)
+    states = recommender.encode(queries, action).states
+    assert states.shape == (len(queries), 16)
+    for query in range(len(queries)):
+        length = int(builder.lengths[query])
+        assert length == min(queries.end[query] - queries.start[query], 8) + 1
+        last = model.states(builder.build([[query]], length), recommender.catalogue)[:, -1]
+        expected = model.conditioned(last, torch.tensor([code]))[0]
+        torch.testing.assert_close(states[query], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("moe", [None, MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)])
+def test_company_in_a_batch_changes_nothing(
+    build: Any, rich: Dataset, catalogue: Catalogue, queries: Queries, monkeypatch: pytest.MonkeyPatch, moe: Any
+) -> None:
+    made = GenerativeRecommender(build.model(catalogue, moe=moe), catalogue, rich.candidates, rich.action_names)
+    together = made.encode(queries).states
+    for query in range(len(queries)):
+        alone = made.encode(queries.select(np.array([query]))).states
+        torch.testing.assert_close(alone[0], together[query], rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(module, "_BATCH_QUERIES", 3)
+    torch.testing.assert_close(made.encode(queries).states, together, rtol=1e-4, atol=1e-5)
+
+
+def test_item_vectors_do_not_depend_on_blocks(
+    recommender: GenerativeRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, catalogue = recommender.model, recommender.catalogue
+    with torch.no_grad():
+        expected = model.item_vectors(model.items(catalogue, torch.arange(24))).numpy()
+    monkeypatch.setattr(module, "_ENCODE_ROWS", 5)
+    again = GenerativeRecommender(model, catalogue, recommender.candidates, recommender.action_names)
+    np.testing.assert_allclose(again.item_vectors, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(again.item_vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_vectors_follow_the_weights_when_told(build: Any, rich: Dataset, catalogue: Catalogue) -> None:
+    made = GenerativeRecommender(build.model(catalogue), catalogue, rich.candidates, rich.action_names)
+    before = made.item_vectors
+    build.randomise(made.model)
+    made.weights_changed()
+    states = made.encode(rich.split("test"))
+    assert not np.allclose(made.item_vectors, before)
+    expected = made.query_vectors(states) @ made.item_vectors.T * made.model.scale.item()
+    np.testing.assert_allclose(made.dense_scores(states, everyone(states)), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_dense_scores_are_scaled_cosines(recommender: GenerativeRecommender, states: QueryStates) -> None:
+    model, catalogue = recommender.model, recommender.catalogue
+    vectors = F.normalize(states.states, dim=1).double()
+    items = model.item_vectors(model.items(catalogue, torch.arange(24))).double()
+    expected = (vectors @ items.T * float(model.scale)).numpy()
+    scores = recommender.dense_scores(states, everyone(states))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    from_vectors = recommender.query_vectors(states) @ recommender.item_vectors.T * float(model.scale)
+    np.testing.assert_allclose(from_vectors, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("full_softmax_items", [24, 0])
+def test_code_scores_are_log_probabilities_of_the_codes(
+    build: Any, rich: Dataset, catalogue: Catalogue, states: QueryStates, full_softmax_items: int
+) -> None:
+    model, codes = build.model(catalogue, full_softmax_items=full_softmax_items), catalogue.codes
+    made = GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
+    scores = made.code_scores(states, everyone(states))
+    np.testing.assert_allclose(np.exp(scores.astype(np.float64)).sum(axis=1), 1, rtol=1e-4)
+    means = catalogue.trie.mean_vectors(torch.from_numpy(made.item_vectors))
+    tree = CodeTree(catalogue.trie, means if full_softmax_items else None)
+    for query in range(len(states)):
+        for item in (0, 5, 17, 23):
+            logits = model.code_decoder(states.states[query : query + 1], codes[item : item + 1], tree)
+            levels = zip(logits, codes[item].tolist(), strict=True)
+            total = sum(float(F.log_softmax(part.double(), dim=-1)[0, code]) for part, code in levels)
+            assert scores[query, item] == pytest.approx(total, abs=1e-4)
+
+
+def test_padding_scores_nothing(recommender: GenerativeRecommender, states: QueryStates) -> None:
+    items = np.array([[3, -1, 4], [-1, -1, -1], [1, 2, -1]])
+    few = QueryStates(states.states[:3])
+    for score in (recommender.code_scores, recommender.dense_scores):
+        scores, full = score(few, items), score(few, np.maximum(items, 0))
+        assert (scores[items < 0] == -np.inf).all()
+        assert (scores[items >= 0] == full[items >= 0]).all()
+
+
+def test_generated_lists_are_the_best_candidates_by_code_score(
+    recommender: GenerativeRecommender, states: QueryStates
+) -> None:
+    """With a beam as wide as the catalogue; items 0 and 5 are no candidates."""
+    found = recommender.generate(states, beam=22, k=22)
+    scores = recommender.code_scores(states, everyone(states))
+    scores[:, [0, 5]] = -np.inf
+    assert np.array_equal(found.items, np.argsort(-scores, axis=1, kind="stable")[:, :22])
+    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, found.items, axis=1), rtol=1e-4, atol=1e-4)
+    assert found.exact is not None
+    assert found.exact.all()
+    asked_for_more = recommender.generate(states, beam=30, k=30)
+    assert (asked_for_more.items[:, 22:] == -1).all()
+    assert (asked_for_more.scores[:, 22:] == -np.inf).all()
+
+
+@pytest.mark.parametrize("beam", [3, 6])
+def test_narrow_beams_give_real_candidates_with_their_scores(
+    recommender: GenerativeRecommender, states: QueryStates, beam: int
+) -> None:
+    found = recommender.generate(states, beam=beam, k=3)
+    assert np.isin(found.items, recommender.candidates).all()
+    assert all(len(set(row)) == 3 for row in found.items.tolist())
+    expected = recommender.code_scores(states, found.items)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_seen_items_are_left_out(recommender: GenerativeRecommender, queries: Queries) -> None:
+    free = recommender.recommend(queries, beam=24, k=22)
+    filtered = recommender.recommend(queries, beam=24, k=22, filter_seen=True)
+    for query in range(len(queries)):
+        history = set(queries.log.items[queries.start[query] : queries.end[query]].tolist())
+        kept = [item for item in free.items[query].tolist() if item not in history]
+        assert filtered.items[query].tolist() == kept + [-1] * (22 - len(kept))
+
+
+def test_seen_items_are_those_of_the_whole_history(queries: Queries) -> None:
+    seen = seen_items(queries)
+    for query in range(len(queries)):
+        history = queries.log.items[queries.start[query] : queries.end[query]].tolist()
+        assert seen[query].tolist() == history + [-1] * (seen.shape[1] - len(history))
+    assert seen.shape[1] > 8  # longer than the context of the model
+
+
+def test_plain_lists(recommender: GenerativeRecommender, rich: Dataset) -> None:
+    """As queries of somebody unknown without times or actions; only the last 8 items count."""
+    found = recommender.recommend(HISTORIES, beam=24, k=5)
+    assert found.items.shape == found.scores.shape == (4, 5)
+    for query, history in enumerate(HISTORIES):
+        alone = recommender.recommend([history], beam=24, k=5)
+        assert np.array_equal(alone.items[0], found.items[query])
+        np.testing.assert_allclose(alone.scores[0], found.scores[query], rtol=1e-4, atol=1e-4)
+    shortened = recommender.recommend([HISTORIES[2][-8:]], beam=24, k=5)
+    np.testing.assert_allclose(shortened.scores[0], found.scores[2], rtol=1e-4, atol=1e-4)
+    array = recommender.recommend([np.array(history) for history in HISTORIES], beam=24, k=5)
+    assert np.array_equal(array.items, found.items)
+
+
+def test_the_beam_is_never_narrower_than_the_list(recommender: GenerativeRecommender) -> None:
+    assert recommender.recommend(HISTORIES, beam=1, k=4).items.shape == (4, 4)
+
+
+def test_the_wanted_action_changes_the_answer(recommender: GenerativeRecommender, queries: Queries) -> None:
+    scores = [recommender.recommend(queries, beam=24, k=22, action=a).scores for a in ("any", "show", "buy")]
+    assert not np.allclose(scores[0], scores[1])
+    assert not np.allclose(scores[1], scores[2])
+
+
+def test_no_queries_no_answers(recommender: GenerativeRecommender) -> None:
+    found = recommender.recommend([], beam=5, k=3)
+    assert found.items.shape == found.scores.shape == (0, 3)
+    assert recommender.recommend([], beam=5, k=3, filter_seen=True).items.shape == (0, 3)
+    states = recommender.encode(queries_from_histories([]))
+    assert recommender.query_vectors(states).shape == (0, 16)
+    assert recommender.dense_scores(states, np.empty((0, 4), np.int64)).shape == (0, 4)
+    assert recommender.code_scores(states, np.empty((0, 4), np.int64)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("profile", [True, False])
+def test_an_empty_history_is_refused(build: Any, rich: Dataset, catalogue: Catalogue, profile: bool) -> None:
+    features = ("id", "codes", "profile") if profile else ("id", "codes")
+    made = GenerativeRecommender(
+        build.model(catalogue, features=features), catalogue, rich.candidates, rich.action_names
+    )
+    with pytest.raises(InputError, match=r"Query 1 has an empty history \(2 such\): give each at least one item"):
+        made.recommend([[3], [], [4], []])
+    with pytest.raises(InputError, match="Query 0 has an empty history"):
+        made.recommend([[]])
+
+
+@pytest.mark.parametrize("item", [-1, 24, 2**31, 2**40, -(2**33)])
+def test_items_outside_the_catalogue_are_refused(recommender: GenerativeRecommender, item: int) -> None:
+    with pytest.raises(InputError, match=r"item rows outside 0\.\.23: map raw ids to rows first"):
+        recommender.recommend([[3], [4, item]])
+
+
+def test_an_unknown_action_is_refused(recommender: GenerativeRecommender) -> None:
+    with pytest.raises(InputError, match="Unknown action 'sell'; known: any, show, click, buy"):
+        recommender.recommend(HISTORIES, action="sell")
+
+
+def test_an_action_that_cannot_matter_is_warned_of(
+    build: Any, rich: Dataset, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build.model(catalogue, next_action=False)
+    made = GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
+    with caplog.at_level(logging.WARNING):
+        told = made.recommend(HISTORIES, action="buy")
+    assert "'buy' changes nothing" in caplog.text
+    assert np.array_equal(told.scores, made.recommend(HISTORIES).scores)
+
+
+def saved(recommender: GenerativeRecommender, path: Path, **changes: Any) -> Path:
+    recommender.save(path, **changes)
+    return path
+
+
+@pytest.mark.parametrize("moe", [None, MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)])
+def test_a_loaded_recommender_answers_the_same(
+    build: Any, rich: Dataset, catalogue: Catalogue, queries: Queries, tmp_path: Path, moe: Any
+) -> None:
+    model = build.model(catalogue, moe=moe)
+    for layer in model.experts():
+        layer.bias += torch.tensor([0.5, 0.0, -0.5, 0.25])
+    made = GenerativeRecommender(model, catalogue, np.arange(2, 20), rich.action_names)
+    log = [{"epoch": 1, "loss_total": 2.5}, {"epoch": 2, "loss_total": 1.5}]
+    made.fusion_weight, made.usual_action = 0.25, "click"
+    path = saved(made, tmp_path / "model", settings={"seed": 3}, history=log)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = GenerativeRecommender.load(path)
+    finally:
+        torch.set_warn_always(False)
+    for action in ("any", "buy"):
+        before, after = (r.recommend(queries, beam=8, k=5, filter_seen=True, action=action) for r in (made, loaded))
+        assert np.array_equal(before.items, after.items)
+        assert np.array_equal(before.scores, after.scores)
+    assert np.array_equal(loaded.item_vectors, made.item_vectors)
+    assert loaded.candidates.tolist() == list(range(2, 20))
+    assert loaded.action_names == rich.action_names
+    assert loaded.artifact is not None
+    assert loaded.artifact.settings == {"seed": 3}
+    assert (loaded.fusion_weight, loaded.usual_action) == (0.25, "click")
+    assert not loaded.model.training
+    lines = (path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == log
+
+
+def test_loading_what_is_not_there_or_not_a_model(recommender: GenerativeRecommender, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"No model at .*: make one with `semid train`"):
+        GenerativeRecommender.load(tmp_path)
+    path = saved(recommender, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    for change, message in (
+        ({"kind": "tokenizer"}, "is a tokenizer, not a model: make one with `semid train`"),
+        ({"format_version": 99}, "has format version 99 but this semid reads version 1"),
+    ):
+        (path / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(InputError, match=message):
+            GenerativeRecommender.load(path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "catalogue.safetensors"])
+def test_loading_a_damaged_model(recommender: GenerativeRecommender, tmp_path: Path, name: str) -> None:
+    path = saved(recommender, tmp_path / "model")
+    contents = bytearray((path / name).read_bytes())
+    contents[len(contents) // 2] ^= 255
+    (path / name).write_bytes(contents)
+    with pytest.raises(InputError, match=f"{name} does not match its checksum"):
+        GenerativeRecommender.load(path)
+    (path / name).write_bytes(contents[:-9])
+    with pytest.raises(InputError, match=f"{name} is missing or truncated"):
+        GenerativeRecommender.load(path)
+    (path / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing or truncated"):
+        GenerativeRecommender.load(path)
+
+
+def test_loading_weights_of_another_shape(recommender: GenerativeRecommender, tmp_path: Path) -> None:
+    path = saved(recommender, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    config["details"]["model"]["hidden"] = 32
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="do not fit its configuration: train the model again"):
+        GenerativeRecommender.load(path)
+
+
+def test_items_that_share_their_codes_are_all_found(build: Any, rich: Dataset, catalogue: Catalogue) -> None:
+    shared = replace(catalogue, codes=catalogue.codes[torch.arange(24) // 2 * 2])
+    made = GenerativeRecommender(build.model(shared), shared, ALL_ITEMS, rich.action_names)
+    assert not SemanticIds(shared.codes.int().numpy(), shared.num_codes).is_unique
+    found = made.recommend(HISTORIES, beam=24, k=24)
+    assert np.array_equal(np.sort(found.items, axis=1), np.tile(ALL_ITEMS, (4, 1)))
+    assert np.array_equal(found.items[:, ::2] + 1, found.items[:, 1::2])
+
+
+def test_the_model_is_put_into_evaluation_mode(build: Any, rich: Dataset, catalogue: Catalogue) -> None:
+    model: Model = build.model(catalogue).train()
+    GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
+    assert not model.training
