@@ -85,11 +85,16 @@ def test_item_vectors_do_not_depend_on_blocks(
 
 def test_vectors_follow_the_weights_when_told(build: Any, rich: Dataset, catalogue: Catalogue) -> None:
     made = GenerativeRecommender(build.model(catalogue), catalogue, rich.candidates, rich.action_names)
+    states = made.encode(rich.split("test"))
     before = made.item_vectors
+    made.code_scores(states, everyone(states))
     build.randomise(made.model)
     made.weights_changed()
     states = made.encode(rich.split("test"))
     assert not np.allclose(made.item_vectors, before)
+    afresh = GenerativeRecommender(made.model, catalogue, rich.candidates, rich.action_names)
+    items = everyone(states)
+    np.testing.assert_array_equal(made.code_scores(states, items), afresh.code_scores(states, items))
     expected = made.query_vectors(states) @ made.item_vectors.T * made.model.scale.item()
     np.testing.assert_allclose(made.dense_scores(states, everyone(states)), expected, rtol=1e-4, atol=1e-4)
 
