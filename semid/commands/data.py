@@ -43,7 +43,7 @@ def prepare(
         typer.Option(
             parser=options.names,
             metavar="NAME,…",
-            help="Actions a target needs to have; any.",
+            help="Actions a target needs to have; click and stronger where there are clicks, else any.",
             show_default=False,
             rich_help_panel=_SPLITS,
         ),

@@ -44,7 +44,7 @@ def fit(
     ] = (),
     data: options.Data = options.DATA,
     out: Annotated[Path, typer.Option(help="Where the tokenizer goes.")] = options.TOKENIZER,
-    svd: Annotated[int, typer.Option(help="Components of the fused vector.")] = 64,
+    svd: Annotated[int, typer.Option(help="Components of the fused vector.")] = 128,
     weights: Annotated[
         tuple[float, ...] | None,
         typer.Option(parser=options.floats, metavar="X,X", help="Share of the energy of each embedding; equal."),

@@ -31,8 +31,8 @@ class SplitConfig:
 
     Attributes:
         protocol: one of the above.
-        target_actions: actions an event needs to be a target; empty means any, except in ``user``, where it
-            means click and whatever is stronger.
+        target_actions: actions an event needs to be a target; empty means click and whatever is stronger where
+            there are clicks (nobody is asked for the next exposure), otherwise any.
         seed: of the choice of users.
         test_users, valid_users: share of all users held out by ``user``.
         time_cuts: Unix seconds where validation and test start; None takes them from ``time_shares``.

@@ -14,6 +14,7 @@ from semid.data.splits import SplitConfig
 from semid.errors import InputError
 
 ACTIONS = ("exposure", "click", "conversion")
+CLICK_AND_STRONGER = [1, 2]  # what a target needs where nothing is said and the log has clicks
 Query = tuple[int, tuple[int, ...], tuple[int, ...]]  # user, history items, target items
 
 
@@ -107,10 +108,10 @@ def test_leave_last_out_by_hand(tmp_path: Path) -> None:
 def test_leave_last_out_agrees_with_a_loop(tmp_path: Path, seed: int, wanted: tuple[str, ...]) -> None:
     users = random_users(seed)
     users.codes = None
-    codes = [ACTIONS.index(name) for name in wanted]
+    codes = [ACTIONS.index(name) for name in wanted] or CLICK_AND_STRONGER
     test, valid, ends = [], [], []
     for user, actions in enumerate(users.actions):
-        targets = [p for p, action in enumerate(actions) if not codes or action in codes]
+        targets = [p for p, action in enumerate(actions) if action in codes]
         last = [p for p in targets[-1:] if p > 0]
         before = [p for p in targets[-2:-1] if p > 0]
         test += [single(users, user, p) for p in last]
@@ -120,6 +121,15 @@ def test_leave_last_out_agrees_with_a_loop(tmp_path: Path, seed: int, wanted: tu
     assert (queries(data, "test"), queries(data, "valid"), trained(data)) == (test, valid, ends)
     assert test
     assert valid
+
+
+def test_without_clicks_any_event_is_a_target(tmp_path: Path) -> None:
+    users = random_users(0)
+    users.codes = None
+    users.actions = [[min(action, 0) for action in actions] for actions in users.actions]
+    data = cut(tmp_path, users)
+    longer = [user for user, actions in enumerate(users.actions) if len(actions) > 1]
+    assert queries(data, "test") == [single(users, user, len(users.actions[user]) - 1) for user in longer]
 
 
 def filled(times: list[int]) -> list[int]:
@@ -137,15 +147,12 @@ def test_time_cuts_agree_with_a_loop(tmp_path: Path, seed: int, wanted: tuple[st
     users.codes = None
     expected: dict[str, list[Query]] = {"valid": [], "test": []}
     ends = []
+    codes = [ACTIONS.index(name) for name in wanted] or CLICK_AND_STRONGER
     for user, times in enumerate(users.times):
         times = filled(times)
         ends.append(sum(time < 20 for time in times))
         for split, low, high in (("valid", 20, 35), ("test", 35, 10**9)):
-            hits = [
-                p
-                for p, time in enumerate(times)
-                if low <= time < high and (not wanted or users.actions[user][p] == 1)
-            ]
+            hits = [p for p, time in enumerate(times) if low <= time < high and users.actions[user][p] in codes]
             expected[split] += [single(users, user, p) for p in hits[:1] if p > 0]
     data = cut(tmp_path, users, protocol="time", time_cuts=(20, 35), target_actions=wanted)
     assert {split: queries(data, split) for split in expected} == expected

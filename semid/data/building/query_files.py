@@ -73,8 +73,10 @@ def _target_codes(source: SplitInput, config: SplitConfig, protocol: str) -> np.
         raise InputError(f"Unknown target action {unknown[0]!r}; the actions are: {', '.join(names) or 'none'}.")
     if config.target_actions:
         return np.array([names.index(name) for name in config.target_actions])
-    if protocol == "user" and "click" in names:
-        return np.arange(names.index("click"), len(names))
+    if "click" in names and protocol != "given":
+        clicked = np.arange(names.index("click"), len(names))
+        if protocol == "user" or any(np.isin(block.actions, clicked).any() for block in user_blocks(source)):
+            return clicked
     return np.zeros(0, np.int64)
 
 

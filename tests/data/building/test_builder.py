@@ -62,7 +62,7 @@ def test_a_whole_dataset_by_hand(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "d" / "items.parquet")["title"].to_pylist() == ["A", None, "C", "D", "E"]
     details = data.artifact_or_raise.details
     assert details["counts"] == {
-        "users": 3, "items": 5, "events": 5, "candidates": 2, "train_events": 2, "valid": 1, "test": 2,
+        "users": 3, "items": 5, "events": 5, "candidates": 2, "train_events": 2, "valid": 0, "test": 2,
     }  # fmt: skip
     assert details["report"]["null_actions"] == 1
     assert not (tmp_path / "d" / "spool").exists()
