@@ -19,9 +19,9 @@ def register(app: typer.Typer) -> None:
 def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
-    users: Annotated[int | None, typer.Option(help="Users.", show_default="3000")] = None,
+    users: Annotated[int | None, typer.Option(help="Users.", show_default="2500")] = None,
     items: Annotated[int | None, typer.Option(help="Items.", show_default="2000")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="5")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="4")] = None,
     seed: options.Seed = 0,
     json: options.Json = None,
 ) -> None:

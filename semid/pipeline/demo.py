@@ -14,7 +14,7 @@ from semid.errors import InputError
 from semid.evaluation.comparison import Comparison
 from semid.generative.model import PRESETS
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import MODES, AnswerConfig, Answerer
+from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import fit_tokenizer
 from semid.pipeline.histories import queries_of_split
@@ -44,14 +44,14 @@ class DemoConfig:
 
     synthetic: SyntheticConfig = field(
         default_factory=lambda: SyntheticConfig(
-            users=3000, items=2000, embeddings=(("81", 32), ("82", 256), ("85", 512))
+            users=2500, items=2000, embeddings=(("81", 32), ("82", 256), ("85", 512))
         )
     )
     target_actions: tuple[str, ...] = ("click", "conversion")
     embeddings: tuple[str, ...] = ("82", "85")
     preset: str = "tiny"
-    epochs: int = 5
-    max_minutes: float = 1.5
+    epochs: int = 4
+    max_minutes: float = 1.2
     seed: int = 0
 
 
@@ -94,7 +94,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         progress=show,
     )
     answerer = Answerer(recommender, AnswerConfig())
-    write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), MODES, show), out / RESULT)
+    write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), progress=show), out / RESULT)
     show("compare", 0, None)
     return compare_modes(answerer, dataset, SPLIT)
 
