@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--emb", type=lambda text: tuple(text.split(",")), default=(), help="embeddings to use")
-    parser.add_argument("--epochs", type=int, default=TrainConfig.epochs)
+    parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
     parser.add_argument("--max-minutes", type=float, default=30.0)
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     return parser.parse_args()

@@ -64,7 +64,7 @@ def train(
     contrastive_weight: Annotated[float | None, _of_model("Weight of the item vector loss; 0 without.")] = None,
     code_weight: Annotated[float | None, _of_model("Weight of the code loss; 0 without.")] = None,
     action_weight: Annotated[float | None, _of_model("Weight of the next action loss; 0 without.")] = None,
-    epochs: Annotated[int, _of_training("Passes over the training events.")] = 15,
+    epochs: Annotated[int, _of_training("Passes over the training events; 0 chooses by their number.")] = 0,
     max_minutes: Annotated[float, _of_training("Be done after so long; 0 for no limit.")] = 0.0,
     batch_tokens: Annotated[int, _of_training("Tokens of a batch; 0 chooses by the data.")] = 0,
     learning_rate: Annotated[float, _of_training("Of AdamW.")] = 2e-3,

@@ -26,6 +26,7 @@ from semid.generative.optim import build_optimizer, learning_rate_factor, matrix
 logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
 BATCHES_PER_EPOCH = 40
+USUAL_STEPS = 400
 _SAMPLED_SEGMENTS = 20_000
 
 Validate = Callable[[Model], dict[str, float]]
@@ -37,7 +38,8 @@ class TrainConfig:
     """How to train.
 
     Attributes:
-        epochs: passes over the training events; the learning rate falls to its end over these.
+        epochs: passes over the training events; the learning rate falls to its end over these. 0 chooses about
+            400 steps within 10..40 passes.
         max_minutes: be done after this long, the learning rate falling accordingly; 0 for no limit.
         batch_tokens: tokens of a batch, padding included; 0 chooses about 40 batches an epoch within 1024..8192.
         learning_rate, weight_decay: of AdamW.
@@ -49,7 +51,7 @@ class TrainConfig:
         seed: of data order and dropout; whoever makes the model seeds its weights.
     """
 
-    epochs: int = 15
+    epochs: int = 0
     max_minutes: float = 0.0
     batch_tokens: int = 0
     learning_rate: float = 2e-3
@@ -62,8 +64,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.patience < 1 or self.batch_tokens < 0 or self.max_minutes < 0:
-            raise InputError("epochs and patience must be at least 1, batch_tokens and max_minutes at least 0.")
+        if self.patience < 1 or min(self.epochs, self.batch_tokens, self.max_minutes) < 0:
+            raise InputError("patience must be at least 1; epochs, batch_tokens and max_minutes at least 0.")
         if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.warmup_share < 1:
             raise InputError("learning_rate and clip must be above 0, warmup_share between 0 and 1.")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -92,7 +94,8 @@ class Trainer:
         model: with fresh weights; its weights are the best ones when :meth:`run` returns.
         dataset, catalogue: what to train on; the catalogue's device is where training runs.
         config: how.
-        validate: from the model to metrics; ``"objective"`` decides which weights are the best.
+        validate: from the model to metrics; ``"objective"`` decides which weights are the best, the last ones if
+            it is absent.
         checkpoint: directory for checkpoints; None keeps none.
         identity: settings that a resumed run must share, checked on resume.
         progress: called with (what, done, total).
@@ -129,6 +132,7 @@ class Trainer:
         popularity = torch.from_numpy(dataset.train_counts).to(self.device).float()
         self.log_popularity = (popularity / popularity.sum().clamp(min=1)).clamp(min=1e-12).log()
         self.steps_per_epoch = -(-_estimate_rows(self.builder.lengths, self.row_tokens) // self.rows_per_batch)
+        self.epochs = config.epochs or min(max(-(-USUAL_STEPS // self.steps_per_epoch), 10), 40)
 
     def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
         """Train to the end, or until validation stops improving; returns one record an epoch.
@@ -139,7 +143,7 @@ class Trainer:
         torch.manual_seed(self.config.seed)
         if resume:
             self._restore()
-        while self.state.epoch < self.config.epochs and not self._finished():
+        while self.state.epoch < self.epochs and not self._finished():
             self._epoch()
         self.model.load_state_dict(self.best_weights)
         self.model.eval()
@@ -178,7 +182,7 @@ class Trainer:
         losses = {name: total / max(state.batch, 1) for name, total in state.sums.items()}
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
         state.seconds = spent + time.monotonic() - began
-        self._judge(metrics["objective"])
+        self._judge(metrics.get("objective"))
         state.history.append(
             {
                 "epoch": state.epoch,
@@ -200,7 +204,7 @@ class Trainer:
         return self.builder.epoch(self.row_tokens, self.rows_per_batch, rng, skip=self.state.batch)
 
     def _step(self, batch: Any) -> dict[str, float]:
-        total_steps = self.steps_per_epoch * self.config.epochs
+        total_steps = self.steps_per_epoch * self.epochs
         done = self.state.step
         if self.config.max_minutes:  # whichever ends the training first
             done = max(done, int(total_steps * self.state.seconds / (60 * self.config.max_minutes)))
@@ -226,10 +230,14 @@ class Trainer:
                 "use a lower learning rate, or look for extreme values in the embeddings."
             )
 
-    def _judge(self, objective: float) -> None:
+    def _judge(self, objective: float | None) -> None:
         state = self.state
-        if math.isfinite(objective) and (state.best is None or objective > state.best):
-            state.best, state.best_epoch, state.stale = objective, state.epoch, 0
+        if objective is None:  # nothing to validate on: the newest weights count
+            state.best_epoch = state.epoch
+        elif math.isfinite(objective) and (state.best is None or objective > state.best):
+            state.best, state.best_epoch = objective, state.epoch
+        if state.best_epoch == state.epoch:
+            state.stale = 0
             self.best_weights = _copy(self.model.state_dict())
         else:
             state.stale += 1

@@ -70,6 +70,8 @@ def train_recommender(
     recommender = GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
     queries = validation_sample(dataset)
     action = usual_target_action(dataset, recommender)
+    made_from = {"dataset": dataset.artifact, "tokenizer": tokenizer.artifact_}
+    parents = {name: artifact for name, artifact in made_from.items() if artifact is not None}
     trainer = Trainer(
         model,
         dataset,
@@ -77,7 +79,7 @@ def train_recommender(
         train_config,
         validator(recommender, queries, action),
         checkpoint=out.with_name(f"{out.name}.checkpoint") if out else None,
-        identity={"model": asdict(config)},
+        identity={"model": asdict(config), "made_from": {name: parent.checksum for name, parent in parents.items()}},
         progress=progress,
     )
     history = trainer.run(resume=resume)
@@ -85,11 +87,10 @@ def train_recommender(
     recommender.fusion_weight = fitted_fusion_weight(recommender, queries, action)
     recommender.usual_action = action
     if out is not None:
-        parents = {"dataset": dataset.artifact, "tokenizer": tokenizer.artifact_}
         recommender.save(
             out,
             settings=settings,
-            parents={name: parent for name, parent in parents.items() if parent is not None},
+            parents=parents,
             history=history,
         )
         trainer.discard_checkpoint()
@@ -115,14 +116,12 @@ def usual_target_action(dataset: Dataset, recommender: GenerativeRecommender) ->
 
 
 def validator(recommender: GenerativeRecommender, queries: Queries | None, action: str) -> Validate:
-    """From the model as it stands to its metrics; ``objective`` is what early stopping watches."""
-    epochs = 0
+    """From the model as it stands to its metrics; ``objective`` is what early stopping watches, absent without
+    queries."""
 
     def validate(model: Model) -> dict[str, float]:
-        nonlocal epochs
-        epochs += 1
         if queries is None:
-            return {"objective": float(epochs)}
+            return {}
         recommender.weights_changed()
         states = recommender.encode(queries, action)
         metrics: dict[str, float] = {}

@@ -284,6 +284,29 @@ def test_training_stops_when_patience_ends_and_returns_the_best(cycle: Dataset, 
     assert not equal_weights(trainer.model.state_dict(), seen[4])
 
 
+def test_without_validation_the_last_epoch_counts(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    model = fresh_model(cycle_catalogue)
+    trainer = Trainer(model, cycle, cycle_catalogue, replace(SHORT, patience=1), lambda model: {})
+    history = trainer.run()
+    assert [record["best_epoch"] for record in history] == [1, 2, 3]
+    again = fresh_model(cycle_catalogue)
+    Trainer(again, cycle, cycle_catalogue, SHORT, constant).run()  # the first epoch is never beaten
+    assert not equal_weights(model.state_dict(), again.state_dict())
+
+
+def test_epochs_are_chosen_by_the_steps(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    def chosen(batch_tokens: int) -> tuple[int, int]:
+        config = replace(SHORT, epochs=0, batch_tokens=batch_tokens)
+        trainer = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, config, constant)
+        return trainer.steps_per_epoch, trainer.epochs
+
+    few, forty = chosen(10_000)
+    assert (few, forty) == (1, 40)
+    steps, epochs = chosen(13)
+    assert steps > 30
+    assert epochs == max(10, -(-400 // steps))
+
+
 def test_training_stops_when_its_time_is_up(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
     trainer = Trainer(
         fresh_model(cycle_catalogue), cycle, cycle_catalogue, replace(SHORT, max_minutes=1e-9), constant
@@ -372,7 +395,7 @@ def test_nothing_to_learn_from(build: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "must be at least 1"),
+        ({"epochs": -1}, "at least 0"),
         ({"batch_tokens": -1}, "batch_tokens and max_minutes at least 0"),
         ({"patience": 0}, "must be at least 1"),
         ({"max_minutes": -1.0}, "max_minutes at least 0"),
