@@ -24,7 +24,8 @@ from scipy import sparse, stats
 from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset, ranges
 from semid.data.events import Queries
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.evaluation.comparison import ModeResult, compare
 from semid.generative.model import PRESETS

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 
 FIRST_RAW_ID = 20_000_000_000

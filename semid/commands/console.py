@@ -2,17 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from semid.progress import Progress
+
 if TYPE_CHECKING:
     from semid.evaluation.comparison import Comparison
 
-Progress = Callable[[str, int, int | None], None]
 STDOUT = Path("-")
 _WIDE = 200
 

@@ -80,8 +80,8 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Of the choice of users.", rich_help_panel=_SPLITS)] = 2025,
 ) -> None:
     """Turn raw files into one prepared dataset."""
-    from semid.data.prepare import PrepareConfig
     from semid.data.prepare import prepare as prepare_dataset
+    from semid.data.reading import PrepareConfig
     from semid.data.splits import SplitConfig
     from semid.pipeline.describing import describe_dataset
 

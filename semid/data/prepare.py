@@ -1,51 +1,21 @@
 """Turns any supported input into one prepared dataset."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from semid.artifacts import create_artifact
 from semid.data.building.builder import DatasetBuilder
 from semid.data.dataset import KIND, Dataset
-from semid.data.splits import SplitConfig
+from semid.data.reading import PrepareConfig
+from semid.data.table.reader import read_table
+from semid.data.tencentgr.layout_c import read_layout_c
+from semid.data.tencentgr.layout_h import read_layout_h
 from semid.errors import InputError
+from semid.progress import Progress, silent
 
-LAYOUTS = ("auto", "tencentgr-h", "tencentgr-c", "table")
-NULL_ACTIONS = ("unknown", "drop", "error")
-FLOAT_TYPES = ("float16", "float32")
-
-# Called with what is being read, how much of it is done, and how much there is, None where not known.
-Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """How an input is read.
-
-    Attributes:
-        layout: ``tencentgr-h`` (parquet release), ``tencentgr-c`` (competition files), ``table``, or ``auto``.
-        split: how queries are cut.
-        embeddings: ids of the embeddings to take; None takes all there are.
-        float_dtype: how embeddings are stored, ``float16`` or ``float32``.
-        min_join_rate: an embedding file keyed by item id must match at least this share of the smaller of its
-            rows and the items.
-        null_action: what an event without an action becomes: ``unknown``, ``drop`` (the event), or ``error``.
-    """
-
-    layout: str = "auto"
-    split: SplitConfig = field(default_factory=SplitConfig)
-    embeddings: tuple[str, ...] | None = None
-    float_dtype: str = "float16"
-    min_join_rate: float = 0.5
-    null_action: str = "unknown"
-
-    def __post_init__(self) -> None:
-        for name, known in (("layout", LAYOUTS), ("float_dtype", FLOAT_TYPES), ("null_action", NULL_ACTIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"Unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}.")
-        if not 0 <= self.min_join_rate <= 1:
-            raise InputError(f"min_join_rate={self.min_join_rate} must be a share between 0 and 1.")
+_READERS = {"tencentgr-h": read_layout_h, "tencentgr-c": read_layout_c, "table": read_table}
 
 
 def prepare(
@@ -69,7 +39,7 @@ def prepare(
     made_by = {**asdict(config), "layout": layout, "source": str(source)} if settings is None else settings
     with create_artifact(target, KIND, settings=made_by) as writer:
         builder = DatasetBuilder(writer)
-        _read(layout, source, builder, config, progress or _silent)
+        _READERS[layout](source, builder, config, progress or silent)
         builder.finish(config.split)
     return Dataset.open(target)
 
@@ -94,22 +64,3 @@ def detect_layout(source: Path) -> str:
         f"{source} has no layout semid knows: expected seq/*.parquet with indexer.pkl (TencentGR release), seq.jsonl "
         "(TencentGR competition), or interactions.parquet, interactions.csv or samples.parquet (table)."
     )
-
-
-def _read(layout: str, source: Path, builder: DatasetBuilder, config: PrepareConfig, progress: Progress) -> None:
-    if layout == "tencentgr-h":
-        from semid.data.tencentgr.layout_h import read_layout_h
-
-        read_layout_h(source, builder, config, progress)
-    elif layout == "tencentgr-c":
-        from semid.data.tencentgr.layout_c import read_layout_c
-
-        read_layout_c(source, builder, config, progress)
-    else:
-        from semid.data.table.reader import read_table
-
-        read_table(source, builder, config, progress)
-
-
-def _silent(what: str, done: int, total: int | None) -> None:
-    pass

@@ -22,6 +22,7 @@ from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, pack_rows, training_segments
 from semid.generative.model import Model
 from semid.generative.optim import build_optimizer, learning_rate_factor, matrix_dtype
+from semid.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
@@ -30,7 +31,6 @@ USUAL_STEPS = 400
 _SAMPLED_SEGMENTS = 20_000
 
 Validate = Callable[[Model], dict[str, float]]
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class Trainer:
         progress: Progress | None = None,
     ) -> None:
         self.model, self.catalogue, self.config, self.validate = model, catalogue, config, validate
-        self.checkpoint, self.progress = checkpoint, progress or (lambda what, done, total: None)
+        self.checkpoint, self.progress = checkpoint, progress or silent
         self.identity = plain_settings({"train": asdict(config), **(identity or {})})
         self.device = catalogue.codes.device
         self.dtype = matrix_dtype(config.precision, self.device)

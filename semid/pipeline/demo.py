@@ -1,13 +1,14 @@
 """The whole road once, on synthetic data: make, prepare, fit, train, generate, compare."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from semid.artifacts import CONFIG_NAME
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.data.synthetic.generator import SyntheticConfig, synthesise
 from semid.errors import InputError
@@ -21,12 +22,11 @@ from semid.pipeline.histories import queries_of_split
 from semid.pipeline.recommending import recommend
 from semid.pipeline.resultfiles import write_rows
 from semid.pipeline.training import train_recommender
+from semid.progress import Progress, silent
 from semid.tokenizers.tokenizer import TokenizerConfig
 
 RAW, DATA, TOKENIZER, MODEL, RESULT = "raw", "data", "runs/tokenizer", "runs/model", "recommendations.jsonl"
 SPLIT = "test"
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         InputError: there is something else in the folder.
     """
     config = config or DemoConfig()
-    show = progress or (lambda what, done, total: None)
+    show = progress or silent
     _clear(out)
     synthetic = replace(config.synthetic, seed=config.seed)
     synthesise(out / RAW, synthetic, show)

@@ -1,12 +1,13 @@
 """Fit a tokenizer on a prepared dataset."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from semid.data.cooccurrence import cooccurrence_embedding
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
+from semid.progress import Progress
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 # An embedding every dataset has: items that stand close together in training histories.
@@ -24,7 +25,7 @@ def fit_tokenizer(
     out: Path | None,
     *,
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> SemanticIdTokenizer:
     """Fit, and save to ``out`` unless it is None.
 

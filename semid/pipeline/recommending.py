@@ -1,6 +1,6 @@
 """Recommendations with raw ids, batch by batch, so that memory does not grow with the queries."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +9,7 @@ from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.pipeline.answering import MODES, Answer, Answerer
 from semid.pipeline.histories import QueryBatch
+from semid.progress import Progress
 
 
 def recommend(
@@ -16,7 +17,7 @@ def recommend(
     dataset: Dataset,
     batches: Iterable[QueryBatch],
     modes: Sequence[str] = ("generative",),
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Answer queries in one or more modes.
 

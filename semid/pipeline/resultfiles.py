@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from semid.artifacts import create_file
+from semid.data.formats.parquet_files import TableWriter
 from semid.errors import InputError
 
 SUFFIXES = (".parquet", ".jsonl")
@@ -55,7 +55,7 @@ def _write_parquet(batches: Iterable[pa.RecordBatch], path: Path) -> int:
     if first is None:
         raise InputError("There are no rows to write.")
     count = 0
-    with pq.ParquetWriter(path, first.schema) as writer:
+    with TableWriter(path, first.schema) as writer:
         for batch in chain([first], rest):
             writer.write_batch(batch)
             count += batch.num_rows

@@ -15,8 +15,9 @@ from semid.evaluation.metrics import Targets, query_metrics
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
 from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
-from semid.generative.train import Progress, TrainConfig, Trainer, Validate
+from semid.generative.train import TrainConfig, Trainer, Validate
 from semid.pipeline.answering import union_candidates
+from semid.progress import Progress
 from semid.ranking import Ranking
 from semid.retrieval.exact import exact_search
 from semid.retrieval.hybrid import fit_fusion_weight

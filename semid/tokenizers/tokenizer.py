@@ -1,6 +1,6 @@
 """Embeddings in, semantic IDs out: preprocessing, residual k-means and collision resolution as one estimator."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from semid.artifacts import Artifact, create_artifact, open_artifact
 from semid.codes import SemanticIds
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
+from semid.progress import Progress, silent
 from semid.tokenizers.collisions import OVERFLOWS, POLICIES, check_capacity, resolve
 from semid.tokenizers.preprocessing import Preprocessor, PreprocessorConfig
 from semid.tokenizers.report import QualityReport, measure_quality
@@ -18,8 +19,6 @@ from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
 KIND = "tokenizer"
 _ARRAYS = "tokenizer.safetensors"
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +125,7 @@ class SemanticIdTokenizer:
         """
         self._check_names(embeddings)
         num_steps = 3 + self.config.levels
-        tell = progress or (lambda stage, done, total: None)
+        tell = progress or silent
         self._check_size(len(embeddings[0].vectors))
         tell("project embeddings", 0, num_steps)
         self.preprocessor_ = Preprocessor(self.config.preprocessing).fit(embeddings)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from semid.data.dataset import Dataset
-from semid.data.prepare import PrepareConfig, detect_layout, prepare
+from semid.data.prepare import detect_layout, prepare
+from semid.data.reading import PrepareConfig
 from semid.errors import InputError
 
 DATA = Path(os.environ.get("SEMID_DATA", "/nonexistent"))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from semid.artifacts import ArtifactWriter
 from semid.data.building.arrays import write_array
@@ -19,6 +18,7 @@ from semid.data.building.embedding_files import EmbeddingBuilder
 from semid.data.building.event_files import EventsWriter, GivenWriter
 from semid.data.building.field_files import FieldsBuilder
 from semid.data.building.query_files import write_splits
+from semid.data.formats.parquet_files import TableWriter
 from semid.data.splits import SplitConfig, SplitInput
 from semid.errors import InputError
 
@@ -228,7 +228,7 @@ class RawIdWriter:
     def __init__(self, path: Path, id_type: pa.DataType, titles: bool) -> None:
         columns = [("raw_id", id_type)] + ([("title", pa.string())] if titles else [])
         self._schema = pa.schema(columns)
-        self._writer = pq.ParquetWriter(path, self._schema)
+        self._writer = TableWriter(path, self._schema)
         self.length = 0
 
     def append(self, ids: Any, titles: Any = None) -> None:

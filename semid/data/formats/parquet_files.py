@@ -14,6 +14,14 @@ from semid.errors import InputError
 _READ_BYTES = 1 << 20
 
 
+class TableWriter(pq.ParquetWriter):  # type: ignore[misc]
+    """A parquet file being written that is not completed behind one's back when an error leaves it unfinished."""
+
+    def __del__(self) -> None:
+        # On a full disk pyarrow's own would fail a second time, where nobody can catch it.
+        pass
+
+
 def data_files(folder: Path, pattern: str) -> list[Path]:
     """Regular files of a folder in name order, below it too; names beginning with ``_`` or ``.`` are not data."""
     found = (path for path in folder.rglob(pattern) if path.is_file())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,7 @@ from semid.data.formats.pickle_writing import PickleStream
 from semid.data.synthetic.behaviour import MOST_EVENTS, USER_FIELDS, Behaviour, Logs
 from semid.data.synthetic.catalogue import ITEM_FIELDS, Catalogue, Projection, shuffled
 from semid.errors import InputError
-
-if TYPE_CHECKING:
-    from semid.data.prepare import Progress
+from semid.progress import Progress, silent
 
 _CANDIDATE_SHARE = 0.95
 _UNSEEN_VALUES = 0.15
@@ -74,7 +72,7 @@ class SyntheticConfig:
                 raise InputError(f"Embedding {name} is given twice: name each once.")
 
 
-def synthesise(target: Path, config: SyntheticConfig | None = None, progress: "Progress | None" = None) -> None:
+def synthesise(target: Path, config: SyntheticConfig | None = None, progress: Progress | None = None) -> None:
     """Write synthetic data as the new folder ``target`` in layout H, with memory that does not grow with users.
 
     Args:
@@ -86,11 +84,11 @@ def synthesise(target: Path, config: SyntheticConfig | None = None, progress: "P
         InputError: the target exists.
     """
     with new_folder(target) as folder:
-        _Writer(folder, config or SyntheticConfig(), progress or (lambda what, done, total: None)).run()
+        _Writer(folder, config or SyntheticConfig(), progress or silent).run()
 
 
 class _Writer:
-    def __init__(self, folder: Path, config: SyntheticConfig, progress: "Progress") -> None:
+    def __init__(self, folder: Path, config: SyntheticConfig, progress: Progress) -> None:
         self._folder = folder
         self._config = config
         self._progress = progress

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from semid.data.building.builder import DatasetBuilder
 from semid.data.building.embedding_files import EmbeddingBuilder, check_join
 from semid.data.building.row_file import release
-from semid.data.prepare import PrepareConfig, Progress
+from semid.data.reading import PrepareConfig
 from semid.data.table.files import TableFile, find_table, identifiers
 from semid.data.table.id_index import IdIndex
 from semid.errors import InputError
+from semid.progress import Progress
 
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ROWS = 1 << 10

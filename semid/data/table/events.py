@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 
 from semid.data.building.builder import DatasetBuilder
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING
-from semid.data.prepare import Progress
 from semid.data.splits import SPLIT_CODES
 from semid.data.table.files import TableFile, decoded, identifiers, integers
 from semid.data.table.id_index import IdIndex
 from semid.data.table.user_rows import UserRows
 from semid.errors import InputError
+from semid.progress import Progress
 
 _BUCKET_EVENTS = 1 << 20
 _SAMPLE_EVERY = 512

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semid.data.building.builder import DatasetBuilder
-from semid.data.prepare import PrepareConfig, Progress
+from semid.data.reading import PrepareConfig
 from semid.data.table.embeddings import find_embeddings, open_vectors, write_embeddings
 from semid.data.table.events import scan_interactions, write_events
 from semid.data.table.files import TableFile, find_table, identifiers
@@ -27,6 +27,7 @@ from semid.data.table.items import write_fields, write_item_ids
 from semid.data.table.queries import query_users, write_queries, write_training_samples
 from semid.data.table.user_rows import UserRows
 from semid.errors import InputError
+from semid.progress import Progress
 
 
 def read_table(source: Path, builder: DatasetBuilder, config: PrepareConfig, progress: Progress) -> None:

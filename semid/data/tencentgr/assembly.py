@@ -7,20 +7,18 @@ know are the rows after, in the order of the candidate file.
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from semid.data.building.builder import DatasetBuilder
+from semid.data.reading import PrepareConfig
 from semid.data.tencentgr.candidate_pool import CandidatePool
 from semid.data.tencentgr.embedding_join import EmbeddingJoin, EmbeddingSource, VectorBatch
 from semid.data.tencentgr.feature_spool import FeatureSpool
 from semid.data.tencentgr.indexer import Indexer
 from semid.data.tencentgr.user_log import UserLog
 from semid.errors import InputError
-
-if TYPE_CHECKING:
-    from semid.data.prepare import PrepareConfig, Progress
+from semid.progress import Progress
 
 
 class Assembly:
@@ -34,7 +32,7 @@ class Assembly:
     """
 
     def __init__(
-        self, indexer_path: Path, builder: DatasetBuilder, config: "PrepareConfig", progress: "Progress"
+        self, indexer_path: Path, builder: DatasetBuilder, config: PrepareConfig, progress: Progress
     ) -> None:
         progress("indexer", 0, None)
         self.indexer = Indexer(indexer_path, builder.spool)

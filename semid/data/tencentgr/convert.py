@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,15 +29,13 @@ from semid.data.tencentgr.layout_h import (
     vector_batches,
 )
 from semid.data.tencentgr.user_log import NO_ACTION, NO_ITEM, UserEvents
-
-if TYPE_CHECKING:
-    from semid.data.prepare import Progress
+from semid.progress import Progress, silent
 
 _ITEM_BLOCK = 1 << 14
 _PICKLED_EMBEDDINGS = ("81",)
 
 
-def convert_h_to_c(source: Path, target: Path, progress: "Progress | None" = None) -> None:
+def convert_h_to_c(source: Path, target: Path, progress: Progress | None = None) -> None:
     """Write a folder in layout H as a folder in layout C, both of which read to the same dataset.
 
     Users keep their order; each gets its profile record last, with the time of its last event. Rows of embedding
@@ -52,11 +50,11 @@ def convert_h_to_c(source: Path, target: Path, progress: "Progress | None" = Non
         InputError: something in the source is missing or wrong, or the target exists.
     """
     with new_folder(target) as folder:
-        _Conversion(source, folder, progress or (lambda what, done, total: None)).run()
+        _Conversion(source, folder, progress or silent).run()
 
 
 class _Conversion:
-    def __init__(self, source: Path, target: Path, progress: "Progress") -> None:
+    def __init__(self, source: Path, target: Path, progress: Progress) -> None:
         self._source = source
         self._target = target
         self._spool = target / ".spool"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +11,14 @@ from semid.data.events import TIME_MISSING
 from semid.data.formats.json_files import json_lines, json_object_entries
 from semid.data.formats.parquet_files import data_files
 from semid.data.formats.pickles import stream_maps
+from semid.data.reading import PrepareConfig
 from semid.data.tencentgr.assembly import Assembly
 from semid.data.tencentgr.embedding_join import EmbeddingSource, VectorBatch, find_embeddings, stacked
 from semid.data.tencentgr.feature_spool import features_of_objects
 from semid.data.tencentgr.indexer import raw_ids
 from semid.data.tencentgr.user_log import NO_ACTION, NO_ITEM, UserEvents
 from semid.errors import InputError
-
-if TYPE_CHECKING:
-    from semid.data.prepare import PrepareConfig, Progress
+from semid.progress import Progress
 
 EMBEDDING_FOLDER = "creative_emb"
 _USER_LINES = 512
@@ -31,7 +30,7 @@ _SLOTS = 6
 Json = dict[str, Any]
 
 
-def read_layout_c(source: Path, builder: DatasetBuilder, config: "PrepareConfig", progress: "Progress") -> None:
+def read_layout_c(source: Path, builder: DatasetBuilder, config: PrepareConfig, progress: Progress) -> None:
     """Read a folder in layout C.
 
     Needed are ``indexer.pkl`` and ``seq.jsonl``; ``item_feat_dict.json``, ``creative_emb/`` and

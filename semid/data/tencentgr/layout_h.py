@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +22,14 @@ from semid.data.formats.parquet_files import (
     parquet_schema,
     plain,
 )
+from semid.data.reading import PrepareConfig
 from semid.data.tencentgr.assembly import Assembly
 from semid.data.tencentgr.candidate_pool import selected
 from semid.data.tencentgr.embedding_join import VectorBatch, find_embeddings, mixed, stacked
 from semid.data.tencentgr.feature_spool import Features, codes_of_reids, features_of_columns, without_missing
 from semid.data.tencentgr.user_log import NO_ACTION, NO_ITEM, UserEvents
 from semid.errors import InputError
-
-if TYPE_CHECKING:
-    from semid.data.prepare import PrepareConfig, Progress
+from semid.progress import Progress
 
 EMBEDDING_FOLDER = "mm_emb"
 EMBEDDING_SUFFIX = "_parquet"
@@ -42,7 +41,7 @@ _EVENT_COLUMNS = {"item_id": NO_ITEM, "action_type": NO_ACTION, "timestamp": TIM
 _VALUE, _FLAGS = "feature_value", ("cold_start", "is_str")
 
 
-def read_layout_h(source: Path, builder: DatasetBuilder, config: "PrepareConfig", progress: "Progress") -> None:
+def read_layout_h(source: Path, builder: DatasetBuilder, config: PrepareConfig, progress: Progress) -> None:
     """Read a folder in layout H.
 
     Needed are ``indexer.pkl`` and ``seq/``; ``item_feat/``, ``user_feat/``, ``candidate/`` and ``mm_emb/`` are

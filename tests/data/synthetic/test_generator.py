@@ -13,7 +13,8 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.data.formats.pickles import read_plain
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.data.synthetic.catalogue import Catalogue, Projection, shuffled
 from semid.data.synthetic.generator import SyntheticConfig, synthesise
 from semid.errors import InputError

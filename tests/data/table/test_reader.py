@@ -13,7 +13,8 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.data.table.events import action_order
 from semid.errors import InputError

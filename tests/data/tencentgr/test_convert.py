@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from semid.data.dataset import Dataset
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.data.synthetic.generator import SyntheticConfig, synthesise
 from semid.data.tencentgr.convert import convert_h_to_c
 from semid.errors import InputError

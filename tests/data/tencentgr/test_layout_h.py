@@ -12,7 +12,8 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING
-from semid.data.prepare import PrepareConfig, prepare
+from semid.data.prepare import prepare
+from semid.data.reading import PrepareConfig
 from semid.errors import InputError
 
 RAW = {1: 20_000_000_101, 2: 20_000_000_057, 3: 20_000_000_300, 4: 20_000_000_004}
