@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from semid.data.formats.new_folder import new_folder
+from semid.data.formats.parquet_files import TableWriter
 from semid.data.formats.pickle_writing import PickleStream
 from semid.data.synthetic.behaviour import MOST_EVENTS, USER_FIELDS, Behaviour, Logs
 from semid.data.synthetic.catalogue import ITEM_FIELDS, Catalogue, Projection, shuffled
@@ -242,7 +242,7 @@ class _Writer:
     def _table(self, folder: str, schema: pa.Schema) -> Iterator[Any]:
         path = self._folder / folder / "part-00000.parquet"
         path.parent.mkdir(parents=True)
-        with pq.ParquetWriter(path, schema) as writer:
+        with TableWriter(path, schema) as writer:
             yield writer
 
 
