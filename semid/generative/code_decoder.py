@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semid.generative.edges import edge_products
 from semid.generative.layers import Block, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, rotary_table
 from semid.generative.trie import CodeTrie
 
@@ -95,12 +96,12 @@ class CodeDecoder(nn.Module):
             if tree.vectors is not None:
                 values = values + self.node_scale[0] * (query @ tree.vectors[0].T).float()
             return torch.full_like(scores, -torch.inf).index_copy(1, codes, values)
-        owner, children = tree.trie.children_of(level, nodes)
+        offsets, children = tree.trie.children_of(level, nodes)
+        owner = torch.arange(len(nodes), device=nodes.device).repeat_interleave(offsets.diff())
         codes = tree.trie.levels[level].codes[children].long()
         values = scores[owner, codes]
         if tree.vectors is not None:
-            similarity = (query[owner] * tree.vectors[level][children]).sum(-1)
-            values = values + self.node_scale[level] * similarity
+            values = values + self.node_scale[level] * edge_products(query, tree.vectors[level], offsets, children)
         return torch.full_like(scores, -torch.inf).index_put((owner, codes), values)
 
     def score(self, state: Tensor, codes: Tensor, tree: CodeTree) -> Tensor:

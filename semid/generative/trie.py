@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.errors import InputError
@@ -80,14 +81,14 @@ class CodeTrie:
         """Nodes of level ``depth`` >= 1 under each of ``nodes`` (M,) of the level above.
 
         Returns:
-            (E,) row of ``nodes`` and (E,) child of every edge.
+            (M + 1,) offsets and (E,) children; those of ``nodes[i]`` are ``children[offsets[i]:offsets[i + 1]]``.
         """
-        children = self.levels[depth - 1].children
-        start = children[nodes].long()
-        count = children[nodes + 1].long() - start
-        owner = torch.arange(len(nodes), device=self.device).repeat_interleave(count)
-        place = torch.arange(len(owner), device=self.device) - (count.cumsum(0) - count - start)[owner]
-        return owner, place
+        first = self.levels[depth - 1].children
+        start = first[nodes].long()
+        count = first[nodes + 1].long() - start
+        offsets = F.pad(count.cumsum(0), (1, 0))
+        shift = (start - offsets[:-1]).repeat_interleave(count)
+        return offsets, torch.arange(len(shift), device=self.device) + shift
 
     def mean_vectors(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Per level the mean (n, D) of the item vectors (N, D) under each node."""
