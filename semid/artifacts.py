@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,11 @@ class ArtifactWriter:
         """Write arrays as the safetensors file ``name``."""
         # not ascontiguousarray, which would turn a scalar into a vector
         save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, self.path / name)
+
+    def save_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write one line of JSON a record."""
+        lines = "".join(f"{json.dumps(record)}\n" for record in records)
+        (self.path / name).write_text(lines, encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

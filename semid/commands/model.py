@@ -110,6 +110,7 @@ def train(
         precision=precision,
         seed=seed,
     )
+    _check_device(device)
     dataset, fitted = Dataset.open(data), SemanticIdTokenizer.load(tokenizer)
     try:
         with progress_bar() as progress:
@@ -130,6 +131,18 @@ def train(
             "checkpoint, if there is one."
         ) from None
     typer.echo(f"Wrote {out}: `semid generate` and `semid compare` use it.", err=True)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    from semid.errors import InputError
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        there = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise InputError(f"There is no device {name!r} here: use one of {there}.") from None
 
 
 def _model_config(
@@ -197,6 +210,7 @@ def generate(
     config = AnswerConfig(
         k=top_k, beam=beam, filter_seen=filter_seen, action=action, factory=index, fallback=fallback
     )
+    _check_device(device)
     dataset = Dataset.open(data)
     queries = queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
     answerer = Answerer(GenerativeRecommender.load(model, device), config)
@@ -233,6 +247,7 @@ def compare(
     config = AnswerConfig(
         k=max(k), beam=beam, filter_seen=filter_seen, action=action, factory=index, fallback=fallback
     )
+    _check_device(device)
     dataset = Dataset.open(data)
     answerer = Answerer(GenerativeRecommender.load(model, device), config)
     comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries)

@@ -1,6 +1,5 @@
 """The trained recommender: one artifact that turns histories into generated items and into query vectors."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -233,8 +232,7 @@ class GenerativeRecommender:
             writer.save_arrays("model.safetensors", weights)
             arrays, facts = catalogue_to_arrays(self.catalogue)
             writer.save_arrays("catalogue.safetensors", {**arrays, "candidates": self.candidates})
-            lines = "".join(f"{json.dumps(record)}\n" for record in history)
-            (writer.path / "log.jsonl").write_text(lines, encoding="utf-8")
+            writer.save_lines("log.jsonl", history)
             writer.details |= {
                 "model": asdict(self.model.config),
                 "catalogue": facts,

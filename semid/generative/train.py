@@ -255,6 +255,7 @@ class Trainer:
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         with create_artifact(self.checkpoint, CHECKPOINT_KIND, settings=self.identity) as writer:
             writer.save_arrays("checkpoint.safetensors", arrays)
+            writer.save_lines("log.jsonl", self.state.history)
             writer.details["progress"] = asdict(self.state)
 
     def _restore(self) -> None:
