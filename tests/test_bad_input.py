@@ -315,6 +315,10 @@ class TestHistories:
     def test_unknown_mode(self, inside, fails):
         assert "'best'" in fails("generate", "--mode", "ann,best")
 
+    @pytest.mark.parametrize("command", ["train", "generate", "compare"])
+    def test_unknown_device(self, inside, fails, command):
+        assert "no device 'abacus'" in fails(command, "--device", "abacus")
+
     def test_no_histories(self, inside, fails):
         Path("mine.jsonl").write_text("\n")
         assert "mine.jsonl has no histories" in fails(

@@ -65,7 +65,7 @@ def test_version(succeeded):
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),
         (model_commands.generate, AnswerConfig, {"k": "top_k", "factory": "index", "fallback": ""}),
-        (model_commands.compare, AnswerConfig, {"k": "", "factory": "index"}),
+        (model_commands.compare, AnswerConfig, {"k": "", "factory": "index", "fallback": ""}),
     ],
 )
 def test_every_setting_is_an_option_with_the_default_of_the_library(command, config, renamed):

@@ -232,7 +232,7 @@ def compare(
     beam: options.Beam = 50,
     filter_seen: options.FilterSeen = False,
     action: options.Action = "usual",
-    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = False,
+    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
     queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
     device: options.Device = "cpu",

@@ -90,8 +90,9 @@ class Answerer:
             return Answer(self._retrieved(states, seen, k))
         generated = self._generated(states, seen)
         if mode == "generative":
-            if not self.config.fallback:
-                return Answer(generated.top(k))
+            short = generated.items[:, k - 1] < 0
+            if not self.config.fallback or not short.any():
+                return Answer(generated.top(k), short if self.config.fallback else None)
             filled = fill(generated.top(k), self._retrieved(states, seen, 2 * k), k)
             return Answer(filled.ranking, filled.filled > 0)
         candidates = union_candidates(

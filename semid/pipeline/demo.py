@@ -93,7 +93,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         settings=_train_settings(config, train_config),
         progress=show,
     )
-    answerer = Answerer(recommender, AnswerConfig())
+    answerer = Answerer(recommender, AnswerConfig(fallback=True))
     write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), progress=show), out / RESULT)
     show("compare", 0, None)
     return compare_modes(answerer, dataset, SPLIT)
