@@ -104,17 +104,6 @@ class CodeDecoder(nn.Module):
             values = values + self.node_scale[level] * edge_products(query, tree.vectors[level], offsets, children)
         return torch.full_like(scores, -torch.inf).index_put((owner, codes), values)
 
-    def score(self, state: Tensor, codes: Tensor, tree: CodeTree) -> Tensor:
-        """log p(codes | state) of C given items each: state (B, D), codes (B, C, L) → (B, C) float32."""
-        batch, count, levels = codes.shape
-        flat = codes.reshape(-1, levels)
-        logits = self(state.repeat_interleave(count, dim=0), flat, tree)
-        parts = [
-            F.log_softmax(level_logits, dim=-1).gather(1, flat[:, level, None])[:, 0]
-            for level, level_logits in enumerate(logits)
-        ]
-        return torch.stack(parts).sum(0).view(batch, count)
-
     def first(self, state: Tensor) -> tuple[Tensor, list[KeyValues]]:
         """What the decoder knows (B, D) before the first code, and the keys and values to continue from."""
         hidden, past = self._run(self.state(state)[:, None], first=0, past=None)
@@ -194,3 +183,15 @@ class CodeSearch:
         logits = self.decoder.logits(depth, hidden, query, nodes, self.tree)
         log_probs = F.log_softmax(logits, dim=-1).view(batch, beams, -1)
         return log_probs, SearchState(past, cache.query, nodes.view(batch, beams))
+
+    def score(self, state: Tensor, codes: Tensor) -> Tensor:
+        """log p(codes | state) of C given items each: state (B, D), codes (B, C, L) → (B, C) float32."""
+        batch, count, levels = codes.shape
+        log_probs, cache = self.first(state)
+        total = log_probs.gather(1, codes[:, :, 0])
+        parents = torch.zeros(batch, count, dtype=torch.int64, device=state.device)
+        for level in range(1, levels):
+            log_probs, cache = self.next(cache, parents, codes[:, :, level - 1])
+            total = total + log_probs.gather(2, codes[:, :, level, None])[..., 0]
+            parents = torch.arange(count, device=state.device).expand(batch, -1)
+        return total

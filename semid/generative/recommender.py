@@ -16,7 +16,7 @@ from semid.codes import SemanticIds
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.errors import InputError
 from semid.generative.beam_search import beam_search
-from semid.generative.code_decoder import CodeSearch, CodeTree
+from semid.generative.code_decoder import CodeSearch
 from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, query_segments
 from semid.generative.model import Model
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 KIND = "model"
 ANY_ACTION = "any"
 _BATCH_QUERIES = 256
+_BATCH_ROWS = 12_800
 _ENCODE_ROWS = 1 << 16
 
 
@@ -40,8 +41,9 @@ class QueryStates:
     def __len__(self) -> int:
         return len(self.states)
 
-    def batches(self, size: int = _BATCH_QUERIES) -> Iterator[slice]:
-        """Slices of at most ``size`` queries."""
+    def batches(self, width: int) -> Iterator[slice]:
+        """Slices of queries, each looked at in ``width`` ways at once, so that memory stays bounded."""
+        size = max(1, _BATCH_ROWS // max(width, 1))
         return (slice(first, first + size) for first in range(0, len(self), size))
 
 
@@ -71,7 +73,7 @@ class GenerativeRecommender:
 
     def weights_changed(self) -> None:
         """Forget the item vectors; call after the model has been trained on."""
-        for name in ("item_vectors", "_item_vectors", "_code_tree"):
+        for name in ("item_vectors", "_item_vectors", "_search"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -98,8 +100,9 @@ class GenerativeRecommender:
         return torch.cat(parts)
 
     @cached_property
-    def _code_tree(self) -> CodeTree:
-        return self.model.code_tree(self.catalogue, self._item_vectors)
+    def _search(self) -> CodeSearch:
+        tree = self.model.code_tree(self.catalogue, self._item_vectors)
+        return CodeSearch(self.model.code_decoder, tree)
 
     @torch.inference_mode()
     def encode(self, queries: Queries, action: str = ANY_ACTION) -> QueryStates:
@@ -147,11 +150,10 @@ class GenerativeRecommender:
         """
         if not len(states):
             return Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, bool))
-        search = CodeSearch(self.model.code_decoder, self._code_tree)
         parts = []
-        for part in states.batches():
+        for part in states.batches(beam):
             block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
-            found = beam_search(search, states.states[part], self.trie, beam=beam, k=k, seen=block)
+            found = beam_search(self._search, states.states[part], self.trie, beam=beam, k=k, seen=block)
             parts.append(found.ranking())
         return Ranking.concatenate(parts)
 
@@ -164,7 +166,7 @@ class GenerativeRecommender:
         """log p(codes of item) for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
         def score(state: Tensor, rows: Tensor) -> Tensor:
-            return self.model.code_decoder.score(state, self.catalogue.codes[rows], self._code_tree)
+            return self._search.score(state, self.catalogue.codes[rows])
 
         return self._score(states, items, score)
 
@@ -181,7 +183,7 @@ class GenerativeRecommender:
 
     def _score(self, states: QueryStates, items: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
         result = np.full(items.shape, -np.inf, np.float32)
-        for part in states.batches():
+        for part in states.batches(items.shape[1]):
             rows = torch.from_numpy(np.maximum(items[part], 0)).to(states.states.device)
             result[part] = score(states.states[part], rows).float().cpu().numpy()
         result[items < 0] = -np.inf

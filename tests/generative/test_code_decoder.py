@@ -59,7 +59,7 @@ def log_probabilities(decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: 
 @pytest.mark.parametrize("sizes", [(6,), (3, 4), SIZES])
 def test_probabilities_of_all_codes_sum_to_one(sizes: tuple[int, ...]) -> None:
     decoder, state, codes = random_decoder(sizes), torch.randn(3, WIDTH), all_codes(sizes)
-    scores = decoder.score(state, codes.expand(3, -1, -1), full_tree(sizes))
+    scores = CodeSearch(decoder, full_tree(sizes)).score(state, codes.expand(3, -1, -1))
     assert scores.shape == (3, len(codes))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     assert scores.std(dim=1).min() > 0.1
@@ -71,11 +71,11 @@ def test_probabilities_of_the_items_sum_to_one(vectors: bool) -> None:
     """Nothing is left for codes that no item has."""
     decoder, state, ids = random_decoder(), torch.randn(3, WIDTH), some_items()
     codes = torch.from_numpy(ids.codes).long()
-    scores = decoder.score(state, codes.expand(3, -1, -1), tree_of(ids, vectors=vectors))
+    scores = CodeSearch(decoder, tree_of(ids, vectors=vectors)).score(state, codes.expand(3, -1, -1))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     missing = torch.from_numpy(np.array([c for c in all_codes(SIZES).numpy() if ids.items_of(c[None])[0] < 0]))
     assert len(missing) == 80
-    nowhere = decoder.score(state, missing.expand(3, -1, -1), tree_of(ids, vectors=vectors))
+    nowhere = CodeSearch(decoder, tree_of(ids, vectors=vectors)).score(state, missing.expand(3, -1, -1))
     assert (nowhere == -torch.inf).all()
 
 
@@ -106,7 +106,7 @@ def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item() -> N
 def test_score_is_the_sum_of_the_chosen_log_probabilities(vectors: bool) -> None:
     decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
     tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes[:6]).long()
-    scores = decoder.score(state, codes.expand(2, -1, -1), tree)
+    scores = CodeSearch(decoder, tree).score(state, codes.expand(2, -1, -1))
     for user, item in product(range(2), range(6)):
         levels = log_probabilities(decoder, state[user : user + 1], codes[item : item + 1], tree)
         total = sum(float(part[0, code]) for part, code in zip(levels, codes[item].tolist(), strict=True))
@@ -162,7 +162,9 @@ def test_beam_search_scores_are_those_of_teacher_forcing(vectors: bool) -> None:
     tree, candidates = tree_of(ids, vectors=vectors), np.arange(0, 40, 2)
     found = beam_search(CodeSearch(decoder, tree), state, CodeTrie.build(ids, candidates), beam=20, k=20)
     codes = torch.from_numpy(ids.codes[candidates]).long()
-    expected = decoder.score(state, codes.expand(4, -1, -1), tree).sort(dim=1, descending=True, stable=True)
+    expected = (
+        CodeSearch(decoder, tree).score(state, codes.expand(4, -1, -1)).sort(dim=1, descending=True, stable=True)
+    )
     assert np.array_equal(found.items.numpy(), candidates[expected.indices.numpy()])
     torch.testing.assert_close(found.scores, expected.values, rtol=1e-4, atol=1e-5)
     assert found.exact.all()
