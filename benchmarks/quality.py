@@ -49,6 +49,8 @@ def main() -> None:
         runs = [run(dataset, source.name, seed, arguments) for seed in arguments.seeds]
         results.append({"dataset": source.name, "runs": runs, "summary": summarise(runs)})
         show(results[-1])
+    if arguments.table:
+        arguments.table.write_text("\n".join(markdown(result) for result in results), encoding="utf-8")
     hardware = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
     print(json.dumps({"benchmark": "quality", **hardware, "seeds": arguments.seeds, "results": results}))
 
@@ -61,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--emb", type=lambda text: tuple(text.split(",")), default=(), help="embeddings to use")
     parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
     parser.add_argument("--max-minutes", type=float, default=30.0)
+    parser.add_argument("--table", type=Path, help="also write the tables there, as Markdown")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     return parser.parse_args()
 
@@ -182,6 +185,24 @@ def show(result: dict[str, Any]) -> None:
     for mode, metrics in result["summary"].items():
         table.add_row(mode, *(cell(*metrics[metric]) for metric in METRICS))
     Console(width=120).print(table)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of a dataset, with what it cost, as Markdown."""
+    runs = result["runs"]
+    facts = {
+        "queries": f"{runs[0]['queries']:,}",
+        "seeds": ", ".join(str(run["seed"]) for run in runs),
+        "minutes of training": ", ".join(f"{run['train_seconds'] / 60:.1f}" for run in runs),
+        "best epoch": ", ".join(f"{run['best_epoch']} of {run['epochs']}" for run in runs),
+        "fusion weight": ", ".join(str(run["fusion_weight"]) for run in runs),
+    }
+    lines = [f"### {result['dataset']}", "", "; ".join(f"{name}: {value}" for name, value in facts.items()), ""]
+    lines += ["| mode | R@5 | N@5 | R@10 | N@10 |", "|---|---|---|---|---|"]
+    for mode, metrics in result["summary"].items():
+        cells = [cell(*metrics[metric]).replace("0.", ".") for metric in METRICS]
+        lines.append(f"| {mode} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def cell(mean: float, half: float | None) -> str:
