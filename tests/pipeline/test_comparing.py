@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from semid.data.dataset import Dataset
+from semid.errors import InputError
+from semid.evaluation.metrics import Targets, evaluate
+from semid.generative.recommender import GenerativeRecommender
+from semid.pipeline.answering import MODES, AnswerConfig, Answerer
+from semid.pipeline.comparing import compare_modes
+
+
+@pytest.fixture(scope="module")
+def dataset(road) -> Dataset:
+    return Dataset.open(road.folder / "data")
+
+
+@pytest.fixture(scope="module")
+def answerer(road) -> Answerer:
+    return Answerer(GenerativeRecommender.load(road.folder / "runs/model"), AnswerConfig(k=10, beam=20))
+
+
+def test_figures_are_those_of_the_answers(dataset, answerer):
+    comparison = compare_modes(answerer, dataset, "test", ks=(5, 10))
+    queries = dataset.queries["test"]
+    for mode in MODES:
+        expected = evaluate(
+            answerer.answer(queries, mode).ranking,
+            Targets.of(queries, dataset.action_weights),
+            ks=(5, 10),
+            candidates=dataset.candidates,
+            train_counts=dataset.train_counts,
+        )
+        found = comparison.modes[mode]
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_popularity_is_the_share_of_targets_among_the_most_taken(dataset, answerer):
+    queries = dataset.queries["test"]
+    counts = dataset.train_counts[dataset.candidates]
+    top = dataset.candidates[np.argsort(-counts, kind="stable")[:10]]
+    hits = np.isin(queries.target_items, top).mean()
+    comparison = compare_modes(answerer, dataset, "test")
+    assert comparison.modes["popularity"]["HitRate@10"] == pytest.approx(hits)
+
+
+def test_targets_count_the_same_where_none_has_a_weight(dataset, answerer):
+    unweighted = replace(dataset, action_weights=(0.0, 0.0, 0.0), artifact=None)
+    modes = compare_modes(answerer, unweighted, "test").modes
+    for metrics in modes.values():
+        hit_rate, ndcg = metrics["HitRate@10"], metrics["NDCG@10"]
+        assert metrics["Score@10"] == pytest.approx(0.31 * hit_rate + 0.69 * ndcg)
+
+
+def test_a_sample_is_fixed_and_of_the_wanted_size(dataset, answerer):
+    once, twice = (compare_modes(answerer, dataset, "test", max_queries=40) for _ in range(2))
+    assert once.targets.queries == 40
+    assert once.modes["ann"]["NDCG@10"] == twice.modes["ann"]["NDCG@10"]
+
+
+def test_longer_lists_than_answered(dataset, answerer):
+    with pytest.raises(InputError, match="Lists of 10 items cannot be judged at k=20"):
+        compare_modes(answerer, dataset, "test", ks=(20,))

@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from semid.data.cooccurrence import cooccurrence_embedding
+from semid.data.dataset import Dataset
+from semid.errors import InputError
+from semid.pipeline.fitting import COOCCURRENCE, embedding_names, fit_tokenizer
+from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
+
+
+@pytest.fixture(scope="module")
+def dataset(road) -> Dataset:
+    return Dataset.open(road.folder / "data")
+
+
+def test_names_default_to_all_there_are_and_then_to_cooccurrence(dataset):
+    assert embedding_names(dataset, ("85",)) == ("85",)
+    assert embedding_names(dataset) == ("81", "82", "85")
+    assert embedding_names(replace(dataset, embeddings={})) == (COOCCURRENCE,)
+
+
+def test_cooccurrence_is_an_embedding_of_every_dataset(dataset):
+    config = TokenizerConfig(embeddings=(COOCCURRENCE,), codes=8, svd=6, seed=5)
+    tokenizer = fit_tokenizer(dataset, config, None)
+    embedding = cooccurrence_embedding(dataset, seed=5)
+    by_hand = SemanticIdTokenizer(config).fit([embedding], fields=dataset.item_fields)
+    np.testing.assert_array_equal(tokenizer.semantic_ids_.codes, by_hand.semantic_ids_.codes)
+    assert tokenizer.artifact_ is None
+
+
+def test_saved_with_its_dataset_and_settings(dataset, tmp_path):
+    config = TokenizerConfig(embeddings=("81",), codes=8, svd=6)
+    tokenizer = fit_tokenizer(dataset, config, tmp_path / "t", settings={"emb": ("81",)})
+    loaded = SemanticIdTokenizer.load(tmp_path / "t")
+    assert loaded.artifact_.parents == {"dataset": dataset.artifact.checksum}
+    assert loaded.artifact_.settings == {"emb": ["81"]}
+    np.testing.assert_array_equal(loaded.semantic_ids_.codes, tokenizer.semantic_ids_.codes)
+
+
+def test_unknown_embedding(dataset):
+    with pytest.raises(InputError, match=r"Unknown embedding '99' in .*; it has: 81, 82, 85"):
+        fit_tokenizer(dataset, TokenizerConfig(embeddings=("99",)), None)

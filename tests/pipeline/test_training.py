@@ -1,0 +1,87 @@
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from semid.data.dataset import Dataset
+from semid.errors import InputError
+from semid.evaluation.metrics import Targets, query_metrics
+from semid.generative.model import ModelConfig
+from semid.generative.recommender import GenerativeRecommender
+from semid.generative.train import TrainConfig
+from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.training import train_recommender
+from semid.tokenizers.tokenizer import SemanticIdTokenizer
+
+SMALL = ModelConfig(width=16, heads=2, kv_heads=1, layers=1, dropout=0.0)
+ONCE = TrainConfig(epochs=1, batch_tokens=1024, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def dataset(road) -> Dataset:
+    return Dataset.open(road.folder / "data")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(road) -> SemanticIdTokenizer:
+    return SemanticIdTokenizer.load(road.folder / "runs/tokenizer")
+
+
+def ndcg(recommender: GenerativeRecommender, dataset: Dataset, mode: str) -> float:
+    queries = dataset.queries["valid"]
+    ranking = Answerer(recommender, AnswerConfig(k=10, beam=50)).answer(queries, mode).ranking
+    return float(query_metrics(ranking, Targets.of(queries), 10).ndcg.mean())
+
+
+def test_the_fusion_weight_is_the_best_on_validation(dataset, tokenizer):
+    recommender = train_recommender(dataset, tokenizer, SMALL, ONCE, None)
+    chosen = ndcg(recommender, dataset, "hybrid")
+    for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
+        recommender.fusion_weight = weight
+        assert ndcg(recommender, dataset, "hybrid") <= chosen + 1e-9
+
+
+def test_a_saved_model_answers_as_the_trained_one(dataset, tokenizer, tmp_path):
+    trained = train_recommender(dataset, tokenizer, SMALL, ONCE, tmp_path / "m", settings={"epochs": 1})
+    loaded = GenerativeRecommender.load(tmp_path / "m")
+    assert loaded.artifact.parents == {
+        "dataset": dataset.artifact.checksum,
+        "tokenizer": tokenizer.artifact_.checksum,
+    }
+    assert loaded.artifact.settings == {"epochs": 1}
+    assert (loaded.fusion_weight, loaded.usual_action) == (trained.fusion_weight, "click")
+    queries = dataset.queries["test"]
+    for mode in ("generative", "ann", "hybrid"):
+        one, other = (Answerer(model, AnswerConfig()).answer(queries, mode).ranking for model in (trained, loaded))
+        np.testing.assert_array_equal(one.items, other.items)
+
+
+def test_without_validation_queries_the_weight_is_even_and_the_action_any(dataset, tokenizer):
+    nobody = dataset.queries["valid"].select(np.empty(0, np.int64))
+    blind = replace(dataset, queries={**dataset.queries, "valid": nobody})
+    recommender = train_recommender(blind, tokenizer, SMALL, ONCE, None)
+    assert (recommender.fusion_weight, recommender.usual_action) == (0.5, "any")
+
+
+@pytest.mark.parametrize(("off", "weight"), [("contrastive_weight", 1.0), ("code_weight", 0.0)])
+def test_with_one_head_the_other_has_no_say(dataset, tokenizer, off, weight):
+    recommender = train_recommender(dataset, tokenizer, replace(SMALL, **{off: 0.0}), ONCE, None)
+    assert recommender.fusion_weight == weight
+
+
+def test_features_the_data_lacks_are_left_out_and_named(dataset, tokenizer, caplog):
+    plain = replace(
+        dataset,
+        user_fields=replace(dataset.user_fields, names=(), sizes=(), lists={}, values=np.empty((260, 0), np.int32)),
+    )
+    with caplog.at_level(logging.WARNING, logger="semid"):
+        recommender = train_recommender(plain, tokenizer, SMALL, ONCE, None)
+    assert "profile" not in recommender.model.config.features
+    assert "they are off: profile" in caplog.text
+
+
+def test_a_tokenizer_of_another_dataset(dataset, tokenizer):
+    other = replace(dataset, artifact=replace(dataset.artifact, checksum="0" * 64))
+    with pytest.raises(InputError, match="another dataset"):
+        train_recommender(other, tokenizer, SMALL, ONCE, None)
