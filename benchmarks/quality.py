@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parse()
     results = []
     for source in arguments.datasets:
-        dataset = prepared(source, arguments.work / source.name)
+        dataset = prepared(source, arguments.work / source.name, arguments.protocol)
         runs = [run(dataset, source.name, seed, arguments) for seed in arguments.seeds]
         results.append({"dataset": source.name, "runs": runs, "summary": summarise(runs)})
         show(results[-1])
@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("datasets", nargs="+", type=Path)
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--protocol", default=SplitConfig.protocol, help="how queries are cut")
     parser.add_argument("--emb", type=lambda text: tuple(text.split(",")), default=(), help="embeddings to use")
     parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
     parser.add_argument("--max-minutes", type=float, default=30.0)
@@ -68,11 +69,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepared(source: Path, work: Path) -> Dataset:
+def prepared(source: Path, work: Path, protocol: str) -> Dataset:
     """The prepared dataset, made on first use."""
     target = work / "data"
     if not (target / "config.json").exists():
-        prepare(source, target, PrepareConfig(split=SplitConfig()))
+        prepare(source, target, PrepareConfig(split=SplitConfig(protocol=protocol)))
     return Dataset.open(target)
 
 
@@ -153,7 +154,8 @@ def item_knn(dataset: Dataset, queries: Queries, k: int, decay: float = 0.7) -> 
         weights = decay ** np.arange(len(history))[::-1]
         scores = (sparse.csr_matrix(weights) @ similar[history]).toarray().ravel()
         scores[~pool] = 0
-        best = np.argsort(-scores, kind="stable")[:k]
+        best = np.argpartition(-scores, k)[:k]
+        best = best[np.lexsort((best, -scores[best]))]
         best = best[scores[best] > 0]
         result_items[query, : len(best)] = best
         result_scores[query, : len(best)] = scores[best]
