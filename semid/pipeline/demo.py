@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from semid.artifacts import CONFIG_NAME
 from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
@@ -27,6 +26,7 @@ from semid.tokenizers.tokenizer import TokenizerConfig
 
 RAW, DATA, TOKENIZER, MODEL, RESULT = "raw", "data", "runs/tokenizer", "runs/model", "recommendations.jsonl"
 SPLIT = "test"
+_MARK = ".semid-demo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
     """
     config = config or DemoConfig()
     show = progress or silent
-    _clear(out)
+    _take_over(out)
     synthetic = replace(config.synthetic, seed=config.seed)
     synthesise(out / RAW, synthetic, show)
     split = SplitConfig(target_actions=config.target_actions)
@@ -109,10 +109,11 @@ def _train_settings(config: DemoConfig, train_config: TrainConfig) -> Mapping[st
     return {**places, "preset": config.preset, **asdict(train_config)}
 
 
-def _clear(out: Path) -> None:
-    """Make room for ``raw``, the one part that is never replaced, but only where a demo has been."""
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / RAW / "indexer.pkl").is_file() or not (out / DATA / CONFIG_NAME).is_file():
-        raise InputError(f"{out} is not empty: choose another folder for the demo or remove what is in it.")
-    shutil.rmtree(out / RAW)
+def _take_over(out: Path) -> None:
+    """Mark the folder as a demo's, and remove ``raw``, the one part that is never replaced, of the one before."""
+    mark = out / _MARK
+    if out.exists() and not mark.is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not from a demo: choose another folder or remove it.")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    shutil.rmtree(out / RAW, ignore_errors=True)

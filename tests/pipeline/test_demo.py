@@ -46,6 +46,24 @@ def test_a_second_demo_replaces_the_first_and_nothing_else(demo, tmp_path):
     folder, config, comparison = demo
     again = run_demo(folder, config)
     assert again.modes["ann"]["NDCG@10"] == comparison.modes["ann"]["NDCG@10"]
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match="is not empty"):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(InputError, match="not from a demo"):
         run_demo(tmp_path, config)
+    assert (tmp_path / "raw").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="not from a demo"):
+        run_demo(tmp_path / "file", config)
+
+
+def test_a_demo_that_was_stopped_can_be_started_again(demo, tmp_path):
+    _, config, _ = demo
+
+    def stop(what: str, done: int, total: int | None) -> None:
+        if what.startswith("epoch"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path / "demo", config, stop)
+    assert not (tmp_path / "demo/runs/model").exists()
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path / "demo", config, stop)
