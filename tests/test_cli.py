@@ -265,6 +265,47 @@ def test_train_settings_make_the_same_model(inside, succeeded):
     assert not Path("again.checkpoint").exists()
 
 
+def test_train_takes_experts(inside, succeeded, semid):
+    options = (
+        "--preset",
+        "tiny",
+        "--width",
+        "16",
+        "--heads",
+        "2",
+        "--kv-heads",
+        "1",
+        "--layers",
+        "1",
+        "--epochs",
+        "1",
+    )
+    succeeded(
+        "train", *options, "--experts", "3", "--experts-per-token", "1", "--features", "codes,time", "--out", "m"
+    )
+    config = open_artifact(Path("m"), "model").details["model"]
+    assert (config["moe"]["num_experts"], config["moe"]["experts_per_token"]) == (3, 1)
+    assert config["features"] == ["codes", "time"]
+    assert "--experts" in semid("train", "--experts-per-token", "1").stderr
+    assert "tiny, small" in semid("train", "--preset", "huge").stderr
+
+
+def test_demo_ends_with_the_comparison(inside, succeeded):
+    table = succeeded("demo", "--out", "d", "--users", "150", "--items", "300", "--epochs", "1", "--json", "c.json")
+    assert all(name in table for name in (*MODES, "HitRate@10", "NDCG@10", "Score@10", "Validity", "Coverage@10"))
+    result = json.loads(Path("c.json").read_text())
+    assert (result["data"], result["split"], tuple(result["modes"])) == ("d/data", "test", MODES)
+    assert tomllib.loads(Path("c.settings.toml").read_text())["users"] == 150
+
+
+def test_a_closed_pipe_is_no_error(inside):
+    code = "from semid.cli import main; main()"
+    shell = f"{sys.executable} -c '{code}' generate --mode generative,ann,hybrid | head -n 1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["query"] == 0
+    assert done.stderr == ""
+
+
 def test_mistakes_in_usage_exit_with_2(semid):
     assert semid("fit", "--codes", "twelve").exit_code == 2
     assert semid("fit", "--nonsense").exit_code == 2
