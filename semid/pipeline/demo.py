@@ -38,7 +38,7 @@ class DemoConfig:
         target_actions: what counts as a hit; exposures are only context, as in the challenge.
         embeddings: ids to fuse.
         preset: size of the model.
-        epochs, max_minutes: of training.
+        epochs: of training.
         seed: of all of it.
     """
 
@@ -51,7 +51,6 @@ class DemoConfig:
     embeddings: tuple[str, ...] = ("82", "85")
     preset: str = "tiny"
     epochs: int = 4
-    max_minutes: float = 1.2
     seed: int = 0
 
 
@@ -83,7 +82,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
     tokenizer = fit_tokenizer(
         dataset, tokenizer_config, out / TOKENIZER, settings=_fit_settings(tokenizer_config), progress=show
     )
-    train_config = TrainConfig(epochs=config.epochs, max_minutes=config.max_minutes, seed=config.seed)
+    train_config = TrainConfig(epochs=config.epochs, seed=config.seed)
     recommender = train_recommender(
         dataset,
         tokenizer,
