@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
 
 def prepared(source: Path, work: Path, protocol: str) -> Dataset:
     """The prepared dataset, made on first use."""
-    target = work / "data"
+    target = work / f"data-{protocol}"
     if not (target / "config.json").exists():
         prepare(source, target, PrepareConfig(split=SplitConfig(protocol=protocol)))
     return Dataset.open(target)
@@ -81,8 +81,12 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     """One seed: metrics by mode, and what it cost."""
     work = arguments.work / name / f"seed{seed}"
     result_path = work / "result.json"
+    settings = {name: getattr(arguments, name) for name in ("preset", "epochs", "max_minutes", "protocol")}
+    settings["emb"] = list(arguments.emb)
     if result_path.exists():
         result: dict[str, Any] = json.loads(result_path.read_text())
+        if result["settings"] != settings:
+            raise SystemExit(f"{work} holds a run with {result['settings']}, not {settings}: use another --work.")
         return result
     # Embeddings that others trained on these sequences may know the test items: not in a reported number.
     names = arguments.emb or tuple(n for n in dataset.embeddings if not n.startswith("cf_"))
@@ -100,7 +104,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         resume=(work / "model.checkpoint").exists(),
     )
     trained = time.monotonic()
-    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50))
+    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=False))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)
     queries = dataset.split("test")
     knn = compare(
@@ -114,6 +118,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     result = {
         "dataset": name,
         "seed": seed,
+        "settings": settings,
         "queries": len(queries),
         "modes": {**comparison.modes, **knn.modes},
         "fit_seconds": round(fitted - began, 1),

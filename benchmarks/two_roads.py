@@ -72,14 +72,17 @@ def write_layout_h(dataset: Dataset, folder: Path, names: tuple[str, ...]) -> No
     for index, name in enumerate(dataset.item_fields.names):
         values = dataset.item_fields.values[:, index]
         columns[name] = pa.array(values - 1, pa.int64(), mask=values == 0)
+    for name, column in dataset.item_fields.lists.items():
+        missing = pa.array(column.offsets[:-1] == column.offsets[1:])
+        offsets = pa.array(column.offsets[:].astype(np.int32))
+        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(column.values[:] - 1), mask=missing)
+    sizes = dict(zip(dataset.item_fields.names, dataset.item_fields.sizes, strict=True))
+    sizes |= {name: column.size for name, column in dataset.item_fields.lists.items()}
     pq.write_table(pa.table(columns), folder / "item_feat" / "part-0.parquet")
     maps = {
         "u": {f"user_{row}": row + 1 for row in range(dataset.num_users)},
         "i": {int(item): row + 1 for row, item in enumerate(raw)},
-        "f": {
-            name: {value: value for value in range(1, size - 1)}
-            for name, size in zip(dataset.item_fields.names, dataset.item_fields.sizes, strict=True)
-        },
+        "f": {name: {value: value for value in range(1, size - 1)} for name, size in sizes.items()},
     }
     (folder / "indexer.pkl").write_bytes(pickle.dumps(maps))
     for name, embedding in zip(names, dataset.embeddings.values(), strict=False):
@@ -92,7 +95,7 @@ def write_layout_h(dataset: Dataset, folder: Path, names: tuple[str, ...]) -> No
 
 
 def compare(left: Dataset, right: Dataset, names: tuple[str, ...]) -> dict[str, bool]:
-    """Which parts are the same, array for array; multi-value columns have no place in layout H's items."""
+    """Which parts are the same, array for array."""
     checks = {
         name: np.array_equal(getattr(left.events, name), getattr(right.events, name))
         for name in ("items", "actions", "times", "offsets")
@@ -106,6 +109,10 @@ def compare(left: Dataset, right: Dataset, names: tuple[str, ...]) -> dict[str, 
             for name in ("users", "start", "end", "target_items", "target_actions", "target_offsets")
         )
     checks["item columns"] = np.array_equal(left.item_fields.values, right.item_fields.values)
+    for name, column in left.item_fields.lists.items():
+        twin = right.item_fields.lists[name]
+        same = np.array_equal(column.offsets, twin.offsets) and np.array_equal(column.values, twin.values)
+        checks[f"item column {name}"] = same and column.size == twin.size
     for name, embedding in zip(names, left.embeddings.values(), strict=False):
         twin = right.embeddings[name]
         same = np.array_equal(embedding.vectors, twin.vectors) and np.array_equal(embedding.valid, twin.valid)

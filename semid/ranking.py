@@ -23,7 +23,7 @@ class Ranking:
         return len(self.items)
 
     def top(self, k: int) -> "Ranking":
-        """The first k columns."""
+        """The first k columns; where the longer list was proven exact the shorter one is, perhaps elsewhere too."""
         return Ranking(self.items[:, :k], self.scores[:, :k], self.exact)
 
     @staticmethod

@@ -30,9 +30,11 @@ def demo(
 
     config = DemoConfig(seed=seed)
     synthetic = replace(
-        config.synthetic, users=users or config.synthetic.users, items=items or config.synthetic.items
+        config.synthetic,
+        users=config.synthetic.users if users is None else users,
+        items=config.synthetic.items if items is None else items,
     )
-    config = replace(config, synthetic=synthetic, epochs=epochs or config.epochs)
+    config = replace(config, synthetic=synthetic, epochs=config.epochs if epochs is None else epochs)
     with progress_bar() as progress:
         comparison = run_demo(out, config, progress)
     if json != STDOUT:

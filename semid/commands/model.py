@@ -250,7 +250,8 @@ def compare(
     _check_device(device)
     dataset = Dataset.open(data)
     answerer = Answerer(GenerativeRecommender.load(model, device), config)
-    comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries)
+    with progress_bar() as progress:
+        comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries, progress=progress)
     if json != STDOUT:
         print_comparison(comparison, f"{data}, split {split}")
     if json is not None:

@@ -46,7 +46,8 @@ class ModelConfig:
         next_action: condition states on the next action, where there are several actions.
         moe: experts in place of the trunk's SwiGLUs; None for dense.
         contrastive_weight, code_weight, action_weight: of the three losses; 0 leaves a loss out.
-        full_softmax_items: catalogues up to this size are trained with the full softmax.
+        full_softmax_items: catalogues up to this size are trained with the full softmax; in them the code decoder
+            also compares the state with the items under each child, which needs all item vectors at each step.
         negatives: uniform negatives in the bank of larger catalogues.
         scale: initial inverse temperature of the cosine; learned.
     """

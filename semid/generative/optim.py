@@ -40,6 +40,10 @@ def matrix_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.float32
     if precision == "bfloat16" or device.type == "cuda":
         return torch.bfloat16
+    return torch.bfloat16 if _has_bf16_units() else torch.float32
+
+
+def _has_bf16_units() -> bool:
+    """Whether the CPU multiplies bf16 matrices natively; torch keeps these probes private and may rename them."""
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    fast = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    return torch.bfloat16 if fast else torch.float32
+    return any(hasattr(torch.cpu, probe) and getattr(torch.cpu, probe)() for probe in probes)

@@ -183,6 +183,8 @@ class GenerativeRecommender:
 
     def _score(self, states: QueryStates, items: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
         result = np.full(items.shape, -np.inf, np.float32)
+        if not items.size:
+            return result
         for part in states.batches(items.shape[1]):
             rows = torch.from_numpy(np.maximum(items[part], 0)).to(states.states.device)
             result[part] = score(states.states[part], rows).float().cpu().numpy()
@@ -196,13 +198,17 @@ class GenerativeRecommender:
         beam: int = 50,
         k: int = 10,
         filter_seen: bool = False,
-        action: str = ANY_ACTION,
+        action: str | None = None,
     ) -> Ranking:
-        """Generate the next items after each history of item rows, oldest first."""
+        """Generate the next items after each history of item rows, oldest first.
+
+        Args:
+            action: wanted next action; None for the usual one.
+        """
         queries = histories if isinstance(histories, Queries) else queries_from_histories(histories)
         self._check_items(queries)
         seen = seen_items(queries) if filter_seen else None
-        return self.generate(self.encode(queries, action), beam=max(beam, k), k=k, seen=seen)
+        return self.generate(self.encode(queries, action or self.usual_action), beam=max(beam, k), k=k, seen=seen)
 
     def _check_items(self, queries: Queries) -> None:
         items = queries.log.items

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
 BATCHES_PER_EPOCH = 40
 USUAL_STEPS = 400
+# A resumed run may get more time or patience.
+_FREE_ON_RESUME = ("max_minutes", "patience", "checkpoint_minutes")
 _SAMPLED_SEGMENTS = 20_000
 
 Validate = Callable[[Model], dict[str, float]]
@@ -115,7 +117,8 @@ class Trainer:
     ) -> None:
         self.model, self.catalogue, self.config, self.validate = model, catalogue, config, validate
         self.checkpoint, self.progress = checkpoint, progress or silent
-        self.identity = plain_settings({"train": asdict(config), **(identity or {})})
+        settings = {name: value for name, value in asdict(config).items() if name not in _FREE_ON_RESUME}
+        self.identity = plain_settings({"train": settings, **(identity or {})})
         self.device = catalogue.codes.device
         self.dtype = matrix_dtype(config.precision, self.device)
         self.optimizer: AdamW = build_optimizer(model, config.learning_rate, config.weight_decay)

@@ -35,7 +35,7 @@ class AnswerConfig:
     filter_seen: bool = False
     action: str = USUAL_ACTION
     factory: str = "auto"
-    fallback: bool = False
+    fallback: bool = True
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.beam < self.k:
@@ -49,6 +49,14 @@ class Answer:
 
     ranking: Ranking
     fallback: np.ndarray | None = None
+
+
+def check_modes(modes: Sequence[str]) -> None:
+    """Raise InputError unless these are one or more of MODES."""
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or not modes:
+        named = unknown[0] if unknown else ""
+        raise InputError(f"Unknown mode {named!r}: use one or more of {', '.join(MODES)}.")
 
 
 class Answerer:
@@ -68,6 +76,12 @@ class Answerer:
         rows = self.recommender.candidates
         return AnnIndex.build(self.recommender.item_vectors[rows], rows, self.config.factory)
 
+    def index_recall(self, queries: Queries) -> float:
+        """Share of the k items nearest to each query, by exact search, that the index finds."""
+        states, _ = self.encode(queries)
+        vectors = self.recommender.item_vectors[self.recommender.candidates]
+        return self.index.recall_against_exact(self.recommender.query_vectors(states), vectors, self.config.k)
+
     def encode(self, queries: Queries) -> tuple[QueryStates, np.ndarray | None]:
         """States of the queries, and the items to leave out."""
         action = self.config.action
@@ -77,32 +91,44 @@ class Answerer:
         return states, seen_items(queries) if self.config.filter_seen else None
 
     def answer(self, queries: Queries, mode: str) -> Answer:
-        """The top k of each query in one of MODES.
+        """The top k of each query in one of MODES; see :meth:`answers`."""
+        return self.answers(queries, (mode,))[mode]
+
+    def answers(self, queries: Queries, modes: Sequence[str]) -> dict[str, Answer]:
+        """The top k of each query in several of MODES, from one pass over the histories.
 
         Raises:
             InputError: an unknown mode or action, or a query without history.
         """
-        if mode not in MODES:
-            raise InputError(f"Unknown mode {mode!r}: use one of {', '.join(MODES)}.")
-        k = self.config.k
+        check_modes(modes)
         states, seen = self.encode(queries)
-        if mode == "ann":
-            return Answer(self._retrieved(states, seen, k))
-        generated = self._generated(states, seen)
-        if mode == "generative":
-            short = generated.items[:, k - 1] < 0
-            if not self.config.fallback or not short.any():
-                return Answer(generated.top(k), short if self.config.fallback else None)
-            filled = fill(generated.top(k), self._retrieved(states, seen, 2 * k), k)
-            return Answer(filled.ranking, filled.filled > 0)
-        candidates = union_candidates(
-            self.recommender, states, [generated, self._retrieved(states, seen, self.config.beam)]
-        )
+        ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
+        return {mode: ways[mode](states, seen) for mode in modes}
+
+    def _by_codes(self, states: QueryStates, seen: np.ndarray | None) -> Answer:
+        k = self.config.k
+        generated = self._generated(states, seen, k)
+        if not self.config.fallback:
+            return Answer(generated)
+        short = generated.items[:, k - 1] < 0
+        if not short.any():
+            return Answer(generated, short)
+        filled = fill(generated, self._retrieved(states, seen, 2 * k), k)
+        return Answer(filled.ranking, filled.filled > 0)
+
+    def _by_vectors(self, states: QueryStates, seen: np.ndarray | None) -> Answer:
+        return Answer(self._retrieved(states, seen, self.config.k))
+
+    def _by_both(self, states: QueryStates, seen: np.ndarray | None) -> Answer:
+        k, beam = self.config.k, self.config.beam
+        generated = self._generated(states, seen, beam)
+        retrieved = self._retrieved(states, seen, beam)
+        candidates = union_candidates(self.recommender, states, [generated, retrieved])
         short = generated.items[:, k - 1] < 0
         return Answer(fuse(candidates, self.recommender.fusion_weight, k), short)
 
-    def _generated(self, states: QueryStates, seen: np.ndarray | None) -> Ranking:
-        return self.recommender.generate(states, beam=self.config.beam, k=self.config.beam, seen=seen)
+    def _generated(self, states: QueryStates, seen: np.ndarray | None, k: int) -> Ranking:
+        return self.recommender.generate(states, beam=self.config.beam, k=k, seen=seen)
 
     def _retrieved(self, states: QueryStates, seen: np.ndarray | None, k: int) -> Ranking:
         return self.index.search(self.recommender.query_vectors(states), k, seen)

@@ -1,6 +1,7 @@
 """Compare generating, ANN search, both joined and popularity on the same queries."""
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -9,11 +10,15 @@ from semid.data.events import Queries
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison, ModeResult, compare, median_latency_ms
 from semid.generative.recommender import seen_items
-from semid.pipeline.answering import MODES, Answerer
+from semid.pipeline.answering import Answer, Answerer
+from semid.progress import Progress, silent
+from semid.ranking import Ranking
 from semid.retrieval.popularity import popularity_ranking
 
 POPULARITY = "popularity"
 _LATENCY_QUERIES = 20
+_RECALL_QUERIES = 1000
+_BATCH_QUERIES = 4096
 
 
 def compare_modes(
@@ -23,12 +28,16 @@ def compare_modes(
     *,
     ks: tuple[int, ...] = (10,),
     max_queries: int = 0,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """Popularity, generative, ANN and hybrid on the queries of one split.
+    """Popularity, generative, ANN and hybrid on the queries of one split, as far as the model was trained for them.
+
+    ``ann`` also tells ``RecallOfExact@k``: the share of the true k nearest items that the index finds.
 
     Args:
         ks: list lengths; the largest is at most the answerer's k.
         max_queries: a fixed random sample of so many queries; 0 for all.
+        progress: called with the mode, the queries done, and all of them.
 
     Raises:
         InputError: no such split, the model belongs to another dataset, or k is too large.
@@ -45,10 +54,10 @@ def compare_modes(
     targets: tuple[float, ...] | None = dataset.action_weights
     if not any(dataset.action_weights[action] for action in np.unique(queries.target_actions) if action >= 0):
         targets = None  # nothing but exposures, say: then every target counts the same
-    _ = recommender.trie, answerer.index  # built before the clock starts
     modes = {POPULARITY: _popularity(dataset, queries, answerer)}
-    modes |= {mode: _judged(answerer, queries, mode) for mode in MODES}
-    return compare(
+    for mode in _trained(answerer):
+        modes[mode] = _judged(answerer, queries, mode, progress or silent)
+    comparison = compare(
         queries,
         modes,
         ks=ks,
@@ -56,21 +65,52 @@ def compare_modes(
         train_counts=dataset.train_counts,
         action_weights=targets,
     )
+    if "ann" in comparison.modes:
+        sample = queries.select(np.arange(min(_RECALL_QUERIES, len(queries))))
+        comparison.modes["ann"][f"RecallOfExact@{answerer.config.k}"] = answerer.index_recall(sample)
+    return comparison
+
+
+def _trained(answerer: Answerer) -> tuple[str, ...]:
+    """The modes whose heads were trained."""
+    config = answerer.recommender.model.config
+    generative = ("generative",) if config.code_weight > 0 else ()
+    ann = ("ann",) if config.contrastive_weight > 0 else ()
+    return (*generative, *ann, *(("hybrid",) if generative and ann else ()))
 
 
 def _popularity(dataset: Dataset, queries: Queries, answerer: Answerer) -> ModeResult:
-    seen = seen_items(queries) if answerer.config.filter_seen else None
+    parts = []
     began = time.perf_counter()
-    ranking = popularity_ranking(dataset.train_counts, dataset.candidates, len(queries), answerer.config.k, seen)
-    return ModeResult(ranking=ranking, seconds=time.perf_counter() - began)
+    for batch in _batches(queries):
+        seen = seen_items(batch) if answerer.config.filter_seen else None
+        counts, pool = dataset.train_counts, dataset.candidates
+        parts.append(popularity_ranking(counts, pool, len(batch), answerer.config.k, seen))
+    return ModeResult(ranking=Ranking.concatenate(parts), seconds=time.perf_counter() - began)
 
 
-def _judged(answerer: Answerer, queries: Queries, mode: str) -> ModeResult:
-    began = time.perf_counter()
-    answer = answerer.answer(queries, mode)
-    seconds = time.perf_counter() - began
+def _judged(answerer: Answerer, queries: Queries, mode: str, progress: Progress) -> ModeResult:
+    # One query at a time first: it also builds what is built once, before the clock of the whole starts.
     latency = median_latency_ms(
         lambda query: answerer.answer(queries.select(np.array([query])), mode),
         range(min(_LATENCY_QUERIES, len(queries))),
     )
-    return ModeResult(ranking=answer.ranking, fallback=answer.fallback, seconds=seconds, latency_ms=latency)
+    answers: list[Answer] = []
+    began = time.perf_counter()
+    for batch in _batches(queries):
+        answers.append(answerer.answer(batch, mode))
+        progress(mode, sum(len(answer.ranking) for answer in answers), len(queries))
+    seconds = time.perf_counter() - began
+    short = [answer.fallback for answer in answers if answer.fallback is not None]
+    return ModeResult(
+        ranking=Ranking.concatenate([answer.ranking for answer in answers]),
+        fallback=np.concatenate(short) if short else None,
+        seconds=seconds,
+        latency_ms=latency,
+    )
+
+
+def _batches(queries: Queries) -> Iterator[Queries]:
+    """Consecutive queries, so many at a time that memory does not grow with their number."""
+    for first in range(0, len(queries), _BATCH_QUERIES):
+        yield queries.select(np.arange(first, min(first + _BATCH_QUERIES, len(queries))))

@@ -94,8 +94,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
     )
     answerer = Answerer(recommender, AnswerConfig(fallback=True))
     write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), progress=show), out / RESULT)
-    show("compare", 0, None)
-    return compare_modes(answerer, dataset, SPLIT)
+    return compare_modes(answerer, dataset, SPLIT, progress=show)
 
 
 def _fit_settings(config: TokenizerConfig) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
-from semid.pipeline.answering import MODES, Answer, Answerer
+from semid.pipeline.answering import Answer, Answerer, check_modes
 from semid.pipeline.histories import QueryBatch
 from semid.progress import Progress
 
@@ -35,9 +35,7 @@ def recommend(
     Raises:
         InputError: an unknown mode, or a model of another dataset.
     """
-    unknown = [mode for mode in modes if mode not in MODES]
-    if unknown or not modes:
-        raise InputError(f"Unknown mode {unknown[0] if unknown else ''!r}: use one or more of {', '.join(MODES)}.")
+    check_modes(modes)
     artifact = answerer.recommender.artifact
     if artifact is not None and dataset.artifact is not None:
         artifact.require_parent("dataset", dataset.artifact)
@@ -46,8 +44,8 @@ def recommend(
     for batch in batches:
         users = _user_ids(batch.user_ids, user_type)
         user_type = users.type
-        for mode in modes:
-            yield _rows(batch, users, mode, answerer.answer(batch.queries, mode), raw_ids)
+        for mode, answer in answerer.answers(batch.queries, modes).items():
+            yield _rows(batch, users, mode, answer, raw_ids)
         if progress:
             progress("recommend", batch.first + len(batch.queries), None)
 

@@ -73,13 +73,16 @@ def train_recommender(
     action = usual_target_action(dataset, recommender)
     made_from = {"dataset": dataset.artifact, "tokenizer": tokenizer.artifact_}
     parents = {name: artifact for name, artifact in made_from.items() if artifact is not None}
+    checkpoint = out.with_name(f"{out.name}.checkpoint") if out else None
+    if checkpoint is not None and checkpoint.exists() and not resume:
+        logger.warning("Starting anew: the checkpoint %s of an unfinished training will be replaced.", checkpoint)
     trainer = Trainer(
         model,
         dataset,
         catalogue,
         train_config,
         validator(recommender, queries, action),
-        checkpoint=out.with_name(f"{out.name}.checkpoint") if out else None,
+        checkpoint=checkpoint,
         identity={"model": asdict(config), "made_from": {name: parent.checksum for name, parent in parents.items()}},
         progress=progress,
     )

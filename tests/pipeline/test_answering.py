@@ -83,7 +83,7 @@ def test_what_the_beams_leave_short_is_filled_and_told(recommender, queries, mon
     for row in (3, 4):
         own = plain.ranking.items[row, :2].tolist()
         assert answer.ranking.items[row].tolist() == own + [i for i in retrieved[row].tolist() if i not in own][:3]
-    unfilled = Answerer(recommender, AnswerConfig(k=5, beam=5)).answer(queries, "generative")
+    unfilled = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=False)).answer(queries, "generative")
     assert unfilled.fallback is None
     assert (unfilled.ranking.items[3:5, 2:] == -1).all()
 
@@ -107,5 +107,5 @@ def test_wrong_settings():
 
 
 def test_unknown_mode(recommender, queries):
-    with pytest.raises(InputError, match="Unknown mode 'best': use one of generative, ann, hybrid"):
+    with pytest.raises(InputError, match="Unknown mode 'best': use one or more of generative, ann, hybrid"):
         Answerer(recommender, AnswerConfig()).answer(queries, "best")

@@ -7,6 +7,7 @@ from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.evaluation.metrics import Targets, evaluate
 from semid.generative.recommender import GenerativeRecommender
+from semid.pipeline import comparing
 from semid.pipeline.answering import MODES, AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
 
@@ -62,3 +63,28 @@ def test_a_sample_is_fixed_and_of_the_wanted_size(dataset, answerer):
 def test_longer_lists_than_answered(dataset, answerer):
     with pytest.raises(InputError, match="Lists of 10 items cannot be judged at k=20"):
         compare_modes(answerer, dataset, "test", ks=(20,))
+
+
+def test_the_index_tells_its_recall_of_exact_search(dataset, answerer):
+    modes = compare_modes(answerer, dataset, "test").modes
+    assert modes["ann"]["RecallOfExact@10"] == 1.0  # a small catalogue is searched flat
+    assert "RecallOfExact@10" not in modes["generative"]
+    rough = Answerer(answerer.recommender, AnswerConfig(k=10, beam=20, factory="IVF16,PQ2x4"))
+    assert compare_modes(rough, dataset, "test").modes["ann"]["RecallOfExact@10"] < 1.0
+
+
+def test_heads_that_were_not_trained_are_not_judged(dataset, answerer, monkeypatch):
+    config = answerer.recommender.model.config
+    monkeypatch.setattr(answerer.recommender.model, "config", replace(config, contrastive_weight=0.0))
+    assert list(compare_modes(answerer, dataset, "test").modes) == ["popularity", "generative"]
+
+
+def test_batches_change_nothing(dataset, answerer, monkeypatch):
+    whole = compare_modes(answerer, dataset, "test").modes
+    monkeypatch.setattr(comparing, "_BATCH_QUERIES", 7)
+    told = []
+    parts = compare_modes(answerer, dataset, "test", progress=lambda *facts: told.append(facts)).modes
+    count = len(dataset.queries["test"])
+    for mode in MODES:
+        assert parts[mode]["NDCG@10"] == pytest.approx(whole[mode]["NDCG@10"])
+        assert (mode, count, count) in told

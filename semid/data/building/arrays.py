@@ -79,6 +79,13 @@ def allocate_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
         start = file.tell()
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if size:
-            os.posix_fallocate(file.fileno(), 0, start + size)
+            _reserve(file.fileno(), start + size)
     mapped: np.memmap = np.lib.format.open_memmap(path, mode="r+")
     return mapped
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS: the room is not reserved, only claimed
+        os.truncate(descriptor, size)
