@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 # Rows of the logits held at one time: about 16 MB of float32, small enough to stay in cache.
 _CHUNK_ELEMENTS = 1 << 22
@@ -110,16 +111,22 @@ def sampled_softmax_loss(
         weights: (P,).
         histories, bank_histories: (P,) and (M,) history numbers, -1 for entries of none.
     """
-    positions = len(states)
-    logits = (states @ bank.T).float() * scale
-    own = logits.diagonal()[:, None]
-    excluded = bank_rows[None, :] == targets[:, None]
-    if histories is not None and bank_histories is not None:
-        excluded |= bank_histories[None, :] == histories[:, None]
-    logits = (logits - log_expected).masked_fill(excluded, -torch.inf)
-    losses = torch.logsumexp(torch.cat([own, logits], dim=1), dim=1) - own[:, 0]
-    assert losses.shape == (positions,)
-    return (losses * weights).sum() / weights.sum()
+
+    def part_of_total(part: slice) -> Tensor:
+        logits = (states[part] @ bank.T).float() * scale
+        own = (states[part] * bank[: len(states)][part]).sum(-1, keepdim=True).float() * scale
+        excluded = bank_rows[None, :] == targets[part, None]
+        if histories is not None and bank_histories is not None:
+            excluded |= bank_histories[None, :] == histories[part, None]
+        logits = (logits - log_expected).masked_fill(excluded, -torch.inf)
+        losses = torch.logsumexp(torch.cat([own, logits], dim=1), dim=1) - own[:, 0]
+        return (losses * weights[part]).sum()
+
+    # Each chunk is computed again for its gradient, so positions × bank is never stored.
+    rows = max(_CHUNK_ELEMENTS // len(bank), 1)
+    chunks = [slice(first, first + rows) for first in range(0, len(states), rows)]
+    total = torch.stack([checkpoint(part_of_total, chunk, use_reentrant=False) for chunk in chunks]).sum()
+    return total / weights.sum()
 
 
 def code_loss(logits: list[Tensor], codes: Tensor, weights: Tensor) -> Tensor:

@@ -126,8 +126,12 @@ def sampled_reference(
     return total / float(weights.sum())
 
 
+@pytest.mark.parametrize("elements", [1 << 22, 4 * 29, 1])
 @pytest.mark.parametrize("with_histories", [False, True])
-def test_sampled_softmax_equals_the_formula(with_histories: bool) -> None:
+def test_sampled_softmax_equals_the_formula(
+    with_histories: bool, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", elements)
     generator = torch.Generator().manual_seed(0)
     count, extra = 9, 20
     states, bank = unit(count, 3), unit(count + extra, 4)
@@ -148,6 +152,20 @@ def test_sampled_softmax_equals_the_formula(with_histories: bool) -> None:
     arguments = (states, targets, bank, rows, log_expected, 9.0, weights, histories, bank_histories)
     expected = sampled_reference(*arguments)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sampled_softmax_has_the_same_gradient_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients(elements: int) -> tuple[Tensor, ...]:
+        monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", elements)
+        states, bank = unit(9, 3).requires_grad_(), unit(29, 4).requires_grad_()
+        scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
+        rows = torch.arange(29) % 12
+        loss = sampled_softmax_loss(
+            states, rows[:9], bank, rows, torch.zeros(29, dtype=torch.float64), scale, torch.ones(9).double()
+        )
+        return torch.autograd.grad(loss, (states, bank, scale))
+
+    torch.testing.assert_close(gradients(2 * 29), gradients(1 << 22))
 
 
 def test_sampled_softmax_over_the_whole_catalogue_is_the_full_softmax(case: Case) -> None:
