@@ -169,7 +169,9 @@ def generate(
     context: typer.Context,
     data: options.Data = options.DATA,
     model: options.ModelPath = options.MODEL,
-    split: Annotated[str, typer.Option(help="Whose queries are answered: valid or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Whose queries are answered: valid, test, or next, after all events of every user.")
+    ] = "test",
     histories: Annotated[
         Path | None,
         typer.Option(

@@ -57,6 +57,25 @@ class Queries:
     target_actions: np.ndarray
     target_offsets: np.ndarray
 
+    @staticmethod
+    def after(log: EventLog, users: np.ndarray, rows: np.ndarray | None = None) -> "Queries":
+        """What comes after the whole histories of a log, with no known answer.
+
+        Args:
+            users: (Q,) user row of each query, -1 for somebody unknown.
+            rows: (Q,) histories of the log; all if None.
+        """
+        rows = np.arange(log.num_users) if rows is None else rows
+        return Queries(
+            log=log,
+            users=users.astype(np.int32),
+            start=log.offsets[rows],
+            end=log.offsets[rows + 1],
+            target_items=np.empty(0, np.int32),
+            target_actions=np.empty(0, np.int8),
+            target_offsets=np.zeros(len(rows) + 1, np.int64),
+        )
+
     def __len__(self) -> int:
         return len(self.users)
 

@@ -283,15 +283,7 @@ def queries_from_histories(histories: Sequence[Sequence[int]]) -> Queries:
     log = EventLog(
         items.astype(np.int32), np.full(total, ACTION_UNKNOWN, np.int8), np.full(total, TIME_MISSING), offsets
     )
-    return Queries(
-        log=log,
-        users=np.full(count, -1, np.int32),
-        start=offsets[:-1],
-        end=offsets[1:],
-        target_items=np.empty(0, np.int32),
-        target_actions=np.empty(0, np.int8),
-        target_offsets=np.zeros(count + 1, np.int64),
-    )
+    return Queries.after(log, np.full(count, -1))
 
 
 def seen_items(queries: Queries) -> np.ndarray:

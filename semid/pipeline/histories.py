@@ -18,6 +18,7 @@ from semid.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+NEXT = "next"
 COLUMNS = ("user_id", "history", "actions", "timestamps")
 
 
@@ -99,7 +100,7 @@ class HistoryReader:
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         log = EventLog(items[known].astype(np.int32), actions[known], times[known], offsets)
         users = self._users.rows(_ids([record.get("user_id") for _, record in records]))
-        return _without_targets(log, users), int((~known).sum())
+        return Queries.after(log, users), int((~known).sum())
 
     def _actions_of(self, where: str, record: dict[str, Any], length: int) -> np.ndarray:
         names = _list_of(record, "actions", where, length)
@@ -112,27 +113,19 @@ class HistoryReader:
 
 
 def queries_of_split(dataset: Dataset, split: str, size: int = 4096) -> Iterator[QueryBatch]:
-    """The queries of a split, ``size`` at a time.
+    """The queries of a split, ``size`` at a time; those of NEXT ask what comes after all that is known of each user.
 
     Raises:
         InputError: no such split.
     """
-    queries = dataset.split(split)
+    if split == NEXT:
+        users = np.flatnonzero(np.diff(dataset.events.offsets))
+        queries = Queries.after(dataset.events, users, users)
+    else:
+        queries = dataset.split(split)
     for first in range(0, len(queries), size):
         part = queries.select(np.arange(first, min(first + size, len(queries))))
         yield QueryBatch(first, dataset.user_ids[part.users].tolist(), part)
-
-
-def _without_targets(log: EventLog, users: np.ndarray) -> Queries:
-    return Queries(
-        log=log,
-        users=users.astype(np.int32),
-        start=log.offsets[:-1],
-        end=log.offsets[1:],
-        target_items=np.empty(0, np.int32),
-        target_actions=np.empty(0, np.int8),
-        target_offsets=np.zeros(len(users) + 1, np.int64),
-    )
 
 
 def _read_lines(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:

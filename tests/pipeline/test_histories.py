@@ -106,3 +106,15 @@ def test_a_split_comes_in_parts_that_make_the_whole(dataset):
     np.testing.assert_array_equal(np.concatenate([part.queries.users for part in parts]), queries.users)
     np.testing.assert_array_equal(np.concatenate([part.queries.end for part in parts]), queries.end)
     assert [user for part in parts for user in part.user_ids] == dataset.user_ids[queries.users].tolist()
+
+
+def test_next_asks_after_all_events_of_every_user_who_has_some(road):
+    dataset = Dataset.open(road.folder / "data")
+    lengths = np.diff(dataset.events.offsets)
+    batches = list(queries_of_split(dataset, "next", size=64))
+    assert [batch.first for batch in batches] == list(range(0, int((lengths > 0).sum()), 64))
+    users = np.concatenate([batch.queries.users for batch in batches])
+    asked = np.concatenate([batch.queries.end - batch.queries.start for batch in batches])
+    np.testing.assert_array_equal(users, np.flatnonzero(lengths))
+    np.testing.assert_array_equal(asked, lengths[users])
+    assert batches[0].user_ids == dataset.user_ids[users[:64]].tolist()
