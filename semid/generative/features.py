@@ -56,7 +56,7 @@ class Catalogue:
         item_fields, user_fields: single-value columns (N, F) and (U + 1, F) int64, with their sizes; the last
             user row is that of somebody unknown, all missing.
         item_lists, user_lists: multi-value columns.
-        num_actions: actions that are told apart.
+        num_actions: actions that are told apart; 0 where events name none.
         has_times: whether events carry time.
     """
 
@@ -105,7 +105,7 @@ class Catalogue:
             user_fields=F.pad(_integers(dataset.user_fields.values), (0, 0, 0, 1), value=FIELD_MISSING),
             user_sizes=dataset.user_fields.sizes,
             user_lists=tuple(ListColumn.of(field).with_empty_row() for field in dataset.user_fields.lists.values()),
-            num_actions=len(dataset.action_names),
+            num_actions=len(dataset.action_names) if bool((log.actions[: 1 << 20] >= 0).any()) else 0,
             has_times=bool(log.num_events) and bool((log.times[: 1 << 20] != TIME_MISSING).any()),
         )
 

@@ -248,3 +248,9 @@ def test_moving_keeps_the_contents(catalogue: Catalogue) -> None:
     assert moved.item_lists[0].size == catalogue.item_lists[0].size
     assert torch.equal(moved.user_lists[0].values, catalogue.user_lists[0].values)
     assert moved.available() == catalogue.available()
+
+
+def test_actions_that_no_event_names_are_no_feature(build: Any, rich: Dataset) -> None:
+    unnamed = replace(rich, events=replace(rich.events, actions=np.full_like(rich.events.actions, -1)))
+    assert "action" in build.catalogue(rich, (3, 3, 3)).available()
+    assert "action" not in build.catalogue(unnamed, (3, 3, 3)).available()
