@@ -21,7 +21,7 @@ class ModeResult:
         ranking: one list per query.
         fallback: (Q,) bool, which queries needed another way to fill their list; None if that cannot happen.
         latency_ms: time to answer one query alone, see :func:`median_latency_ms`; None if not measured.
-        seconds: time to answer all queries; None lets :func:`compare` take the time of the call.
+        seconds: time to answer all queries; None if not measured.
     """
 
     ranking: Ranking
@@ -70,11 +70,6 @@ class Comparison:
         """All metrics that some mode has, in order."""
         return list(dict.fromkeys(name for metrics in self.modes.values() for name in metrics))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a mode for a table: ``"mode"`` and every metric, None where it does not apply."""
-        names = self.metric_names()
-        return [{"mode": mode, **{n: metrics.get(n) for n in names}} for mode, metrics in self.modes.items()]
-
     def notes(self) -> list[str]:
         """Sentences to print below the table, for whatever makes the numbers differ from the plain reading."""
         t = self.targets
@@ -92,7 +87,7 @@ class Comparison:
 
 def compare(
     queries: Queries,
-    modes: Mapping[str, ModeResult | Callable[[], ModeResult]],
+    modes: Mapping[str, ModeResult],
     *,
     ks: Sequence[int] = (10,),
     candidates: np.ndarray,
@@ -106,7 +101,7 @@ def compare(
     ``LatencyMs``; ``QueriesPerSecond``.
 
     Args:
-        modes: results by name, or functions that recommend and are timed here, in the order of the table.
+        modes: results by name, in the order of the table.
         ks: list lengths.
         candidates: (C,) item rows that may be recommended.
         train_counts: (N,) training events by item.
@@ -121,8 +116,7 @@ def compare(
         raise InputError("There are no candidate items: give at least one item row.")
     targets = Targets.of(queries, action_weights)
     judged = {}
-    for name, mode in modes.items():
-        result = _timed(mode) if callable(mode) else mode
+    for name, result in modes.items():
         try:
             quality = evaluate(result.ranking, targets, ks=ks, candidates=candidates, train_counts=train_counts)
         except InputError as error:
@@ -159,18 +153,6 @@ def median_latency_ms(answer: Callable[[int], object], queries: Sequence[int], w
         answer(query)
         seconds.append(time.perf_counter() - start)
     return 1000 * float(np.median(seconds))
-
-
-def _timed(mode: Callable[[], ModeResult]) -> ModeResult:
-    start = time.perf_counter()
-    result = mode()
-    seconds = time.perf_counter() - start
-    return ModeResult(
-        ranking=result.ranking,
-        fallback=result.fallback,
-        latency_ms=result.latency_ms,
-        seconds=seconds if result.seconds is None else result.seconds,
-    )
 
 
 def _conduct(result: ModeResult) -> dict[str, float]:

@@ -53,17 +53,6 @@ class Filled:
     ranking: Ranking
     filled: np.ndarray
 
-    @property
-    def query_share(self) -> float:
-        """Share of the queries that needed the fallback."""
-        return float((self.filled > 0).mean()) if len(self.filled) else 0.0
-
-    @property
-    def result_share(self) -> float:
-        """Share of all results that come from the fallback."""
-        results = int((self.ranking.items >= 0).sum())
-        return float(self.filled.sum() / results) if results else 0.0
-
 
 def union(rankings: Sequence[Ranking]) -> np.ndarray:
     """Distinct items of several rankings of the same queries.

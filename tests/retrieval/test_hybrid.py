@@ -116,8 +116,6 @@ def test_fallback_by_hand() -> None:
     result = fill(generated, retrieved, 3)
     assert result.ranking.items.tolist() == [[7, 8, 9], [5, 6, 7], [3, 2, 1], [1, 2, -1]]
     assert result.filled.tolist() == [0, 2, 3, 0]
-    assert result.query_share == 0.5
-    assert result.result_share == pytest.approx(5 / 11)
     assert result.ranking.exact is not None
     assert result.ranking.exact.tolist() == [True, False, False, False]
     np.testing.assert_allclose(result.ranking.scores[1], [-4, -5.1, -5.2], rtol=1e-6)
@@ -137,12 +135,6 @@ def test_filled_lists_are_the_generated_ones_followed_by_fresh_retrieved_ones(da
         assert row == expected + [-1] * (k - len(expected))
         assert (np.isfinite(scores) == (np.array(row) >= 0)).all()
         assert (np.diff(scores[: len(expected)]) <= 0).all()
-
-
-def test_shares_of_no_queries() -> None:
-    nothing = Ranking(np.zeros((0, 2), np.int64), np.zeros((0, 2), np.float32))
-    result = fill(nothing, nothing, 2)
-    assert (result.query_share, result.result_share) == (0.0, 0.0)
 
 
 def test_bad_input() -> None:
