@@ -66,7 +66,7 @@ class Segments:
         log: where the events lie.
         users: (G,) int64 user rows.
         start, end: (G,) int64; events ``start:end`` become tokens.
-        first: (G,) bool, whether the stretch begins the user's history, so that a profile token leads it.
+        first: (G,) bool, whether the stretch begins the user's history: only there a profile token has a target.
         has_target: (G,) bool, whether event ``end`` is to be predicted by the last token.
     """
 
@@ -139,12 +139,12 @@ class BatchBuilder:
 
     Args:
         segments: what to take tokens from.
-        profile: whether a token for the user leads each history.
+        profile: whether a token for the user leads each stretch.
     """
 
     def __init__(self, segments: Segments, *, profile: bool) -> None:
         self.segments = segments
-        self.lead = (segments.first & profile).astype(np.int64)
+        self.lead = int(profile)
         self.lengths = self.lead + segments.end - segments.start
 
     def epoch(
@@ -169,15 +169,15 @@ class BatchBuilder:
         place = np.repeat(row_of * row_tokens + before - row_start, length)
         position = ranges(np.zeros(len(members), np.int64), length)
         place = place + position
-        lead = np.repeat(self.lead[members], length)
-        event = np.repeat(self.segments.start[members], length) + position - lead
-        profile = (lead == 1) & (position == 0)
+        event = np.repeat(self.segments.start[members], length) + position - self.lead
+        profile = position < self.lead
         log = self.segments.log
         owner = np.repeat(np.arange(len(members)), length)
         wanted = (position + 1 < length[owner]) | self.segments.has_target[members][owner]
+        wanted &= ~profile | self.segments.first[members][owner]  # later stretches start with an event known before
         following = np.minimum(event + 1, log.num_events - 1)
         event = np.maximum(event, 0)  # a profile token at the very start of the log
-        gap, hour, weekday = _time_features(log, event, starts=(position - lead) == 0)
+        gap, hour, weekday = _time_features(log, event, starts=position == self.lead)
 
         def lay(values: np.ndarray, padding: int) -> Tensor:
             rectangle = np.full(len(rows) * row_tokens, padding, np.int64)

@@ -171,9 +171,9 @@ class Model(nn.Module):
         """
         if all_items is None:
             rows, places = torch.unique(batch.items, return_inverse=True)
-            tokens = self.items(catalogue, rows)[places]
+            tokens = F.embedding(places, self.items(catalogue, rows))
         else:
-            tokens = all_items[batch.items]
+            tokens = F.embedding(batch.items, all_items)  # plain indexing sums its gradient in any order
         extra = self.context(batch)
         tokens = tokens if extra is None else tokens + extra
         if self.profile is not None:
@@ -250,7 +250,7 @@ class Model(nn.Module):
                 losses["contrastive"] = full_softmax_loss(
                     self.query_vectors(states), vectors, self.scale, targets, weights, dtype
                 )
-                positive = vectors[targets]
+                positive = F.embedding(targets, vectors)
             else:
                 positive = self.item_vectors(self.items(catalogue, targets))
                 if self.config.contrastive_weight > 0:

@@ -76,7 +76,7 @@ def test_every_training_event_is_a_target_once(
     tokens = batch.items[(batch.segments >= 0) & ~batch.profile]
     inputs = [e for u in range(len(lengths)) for e in range(offsets[u], ends[u] - 1)]
     assert sorted(tokens.tolist()) == inputs
-    assert int(batch.profile.sum()) == (profile and int((ends > offsets[:-1]).sum()))
+    assert int(batch.profile.sum()) == (profile and len(segments))
 
 
 def test_users_with_few_events(build: Any) -> None:
@@ -129,10 +129,9 @@ def naive_token(segments: Segments, segment: int, position: int, *, profile: boo
     """What one token should hold; profile tokens have no event of their own."""
     log = segments.log
     start, end = int(segments.start[segment]), int(segments.end[segment])
-    lead = profile and bool(segments.first[segment])
-    event = start + position - lead
+    event = start + position - profile
     token = {"users": int(segments.users[segment]), "positions": position, "targets": -1, "target_actions": 0}
-    if event + 1 < end or segments.has_target[segment]:
+    if (event + 1 < end or segments.has_target[segment]) and (event >= start or segments.first[segment]):
         token["targets"] = int(log.items[event + 1])
         token["target_actions"] = int(log.actions[event + 1]) + 1
     token["profile"] = int(event < start)
@@ -154,7 +153,7 @@ def check_batch(batch: TokenBatch, segments: Segments, rows: list[list[int]], *,
     for row, members in enumerate(rows):
         at = 0
         for segment in members:
-            length = int(segments.end[segment] - segments.start[segment] + (profile and segments.first[segment]))
+            length = int(segments.end[segment] - segments.start[segment] + profile)
             numbers.add(int(batch.segments[row, at]))
             for position in range(length):
                 expected = naive_token(segments, segment, position, profile=profile)
@@ -192,9 +191,10 @@ def test_a_profile_token_shows_nothing_of_the_user_before(build: Any, rich: Data
     """It stands where the last event of the user before would be; only its user and targets may be read."""
     segments = training_segments(rich, 5, profile=True)
     batch = BatchBuilder(segments, profile=True).build([[g] for g in range(len(segments))], 6)
-    first = rich.events.offsets[segments.users[segments.first]]
-    assert batch.users[batch.profile].tolist() == segments.users[segments.first].tolist()
-    assert batch.targets[batch.profile].tolist() == rich.events.items[first].tolist()
+    assert not segments.first.all()
+    first = rich.events.items[np.minimum(segments.start, rich.events.num_events - 1)]
+    assert batch.users[batch.profile].tolist() == segments.users.tolist()
+    assert batch.targets[batch.profile].tolist() == np.where(segments.first, first, -1).tolist()
 
 
 def batches_equal(one: TokenBatch, other: TokenBatch) -> bool:
