@@ -26,6 +26,7 @@ from semid.generative.losses import action_loss, code_loss, full_softmax_loss, s
 from semid.generative.moe import MoE, MoEConfig
 
 MAX_SCALE = 100.0
+_ENCODE_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,9 @@ class ModelConfig:
         next_action: condition states on the next action, where there are several actions.
         moe: experts in place of the trunk's SwiGLUs; None for dense.
         contrastive_weight, code_weight, action_weight: of the three losses; 0 leaves a loss out.
-        full_softmax_items: catalogues up to this size are trained with the full softmax; in them the code decoder
-            also compares the state with the items under each child, which needs all item vectors at each step.
+        full_softmax_items: catalogues up to this size are trained with the full softmax.
+        node_vector_items: in catalogues up to this size the code decoder also compares the state with the items
+            under each child; takes about three times the memory of the item vectors.
         negatives: uniform negatives in the bank of larger catalogues.
         scale: initial inverse temperature of the cosine; learned.
     """
@@ -69,6 +71,7 @@ class ModelConfig:
     code_weight: float = 0.5
     action_weight: float = 0.1
     full_softmax_items: int = 50_000
+    node_vector_items: int = 1_000_000
     negatives: int = 4096
     scale: float = 15.0
 
@@ -205,10 +208,20 @@ class Model(nn.Module):
         return F.normalize(states.float(), dim=-1)
 
     def code_tree(self, catalogue: Catalogue, vectors: Tensor | None) -> CodeTree:
-        """The catalogue for the code decoder; ``vectors`` (N, D) of the items only where all of them train."""
-        if vectors is None or not self.trains_all_items(catalogue):
+        """The catalogue for the code decoder, with the item vectors (N, D) under each node where they are used."""
+        if vectors is None or not self.uses_node_vectors(catalogue):
             return CodeTree(catalogue.trie)
         return CodeTree(catalogue.trie, catalogue.trie.mean_vectors(vectors.detach()))
+
+    def uses_node_vectors(self, catalogue: Catalogue) -> bool:
+        """Whether the code decoder sees the items under each node: they are trained, and not too many."""
+        return catalogue.num_items <= self.config.node_vector_items and self.config.contrastive_weight > 0
+
+    def all_item_vectors(self, catalogue: Catalogue) -> Tensor:
+        """Unit vectors (N, D) of all items, encoded block by block."""
+        device = catalogue.codes.device
+        blocks = torch.split(torch.arange(catalogue.num_items, device=device), _ENCODE_ROWS)
+        return torch.cat([self.item_vectors(self.items(catalogue, block)) for block in blocks])
 
     def trains_all_items(self, catalogue: Catalogue) -> bool:
         """Whether each step encodes the whole catalogue, for the full softmax."""
@@ -221,13 +234,19 @@ class Model(nn.Module):
         return result
 
     def losses(
-        self, batch: TokenBatch, catalogue: Catalogue, log_popularity: Tensor, dtype: torch.dtype
+        self,
+        batch: TokenBatch,
+        catalogue: Catalogue,
+        log_popularity: Tensor,
+        dtype: torch.dtype,
+        tree: CodeTree | None = None,
     ) -> dict[str, Tensor]:
         """The losses of one batch by name, each a mean over the positions with a target.
 
         Args:
             log_popularity: (N,) log share of each item among training events, for sampled negatives.
             dtype: of the large matrix products.
+            tree: for the code decoder, made a few steps ago, where not all items are encoded at each step.
         """
         full = self.trains_all_items(catalogue)
         with torch.autocast(batch.items.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -259,7 +278,8 @@ class Model(nn.Module):
                     )
             if self.config.code_weight > 0:
                 codes = catalogue.codes[targets]
-                logits = self.code_decoder(states, codes, self.code_tree(catalogue, vectors))
+                tree = tree or self.code_tree(catalogue, vectors)
+                logits = self.code_decoder(states, codes, tree)
                 losses["codes"] = code_loss(logits, codes, weights)
             if self.action_head is not None and self.config.action_weight > 0:
                 losses["action"] = action_loss(self.action_logits(raw, positive), target_actions)

@@ -29,7 +29,6 @@ KIND = "model"
 ANY_ACTION = "any"
 _BATCH_QUERIES = 256
 _BATCH_ROWS = 12_800
-_ENCODE_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +89,7 @@ class GenerativeRecommender:
     @cached_property
     @torch.inference_mode()
     def _item_vectors(self) -> Tensor:
-        count, device = self.catalogue.num_items, self.catalogue.codes.device
-        parts = [
-            self.model.item_vectors(
-                self.model.items(self.catalogue, torch.arange(first, min(first + _ENCODE_ROWS, count), device=device))
-            )
-            for first in range(0, count, _ENCODE_ROWS)
-        ]
-        return torch.cat(parts)
+        return self.model.all_item_vectors(self.catalogue)
 
     @cached_property
     def _search(self) -> CodeSearch:

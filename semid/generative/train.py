@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from semid.artifacts import create_artifact, open_artifact, plain_settings
 from semid.data.dataset import Dataset
 from semid.errors import InputError
+from semid.generative.code_decoder import CodeTree
 from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, pack_rows, training_segments
 from semid.generative.model import Model
@@ -27,6 +28,8 @@ from semid.progress import Progress, silent
 logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
 BATCHES_PER_EPOCH = 40
+# How long the code decoder of a large catalogue works with the same item vectors.
+TREE_STEPS = 50
 USUAL_STEPS = 400
 # A resumed run may get more time or patience.
 _FREE_ON_RESUME = ("max_minutes", "patience", "checkpoint_minutes")
@@ -122,6 +125,7 @@ class Trainer:
         self.device = catalogue.codes.device
         self.dtype = matrix_dtype(config.precision, self.device)
         self.optimizer: AdamW = build_optimizer(model, config.learning_rate, config.weight_decay)
+        self.tree: CodeTree | None = None
         self.state = _Progress()
         self.best_weights = _copy(model.state_dict())
         profile = "profile" in model.config.features
@@ -168,13 +172,17 @@ class Trainer:
         tokens = 0
         self.model.train()
         for batch in self._batches():
+            if state.batch % TREE_STEPS == 0:
+                self._refresh_tree()
             for name, value in self._step(batch.to(self.device)).items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
             tokens += int((batch.segments >= 0).sum())
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = spent + time.monotonic() - began
             self.progress(f"epoch {state.epoch + 1}", state.batch, self.steps_per_epoch)
-            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+            # A resumed run makes a fresh tree, so it may only start where this one would have done so too.
+            repeatable = self.tree is None or state.batch % TREE_STEPS == 0
+            if repeatable and time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
             if self.config.max_minutes and state.seconds >= 60 * self.config.max_minutes:
@@ -201,6 +209,15 @@ class Trainer:
         logger.info(json.dumps(state.history[-1]))
         self._save()
 
+    @torch.no_grad()
+    def _refresh_tree(self) -> None:
+        """Item vectors for the code decoder, where a step does not encode all items anyway."""
+        model = self.model
+        if model.uses_node_vectors(self.catalogue) and not model.trains_all_items(self.catalogue):
+            model.eval()
+            self.tree = model.code_tree(self.catalogue, model.all_item_vectors(self.catalogue))
+            model.train()
+
     def _batches(self) -> Iterator[Any]:
         # The order depends on seed and epoch alone, so a resumed epoch goes on where it was.
         rng = np.random.default_rng((self.config.seed, self.state.epoch))
@@ -214,7 +231,7 @@ class Trainer:
         factor = learning_rate_factor(done, total_steps, self.config.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
-        losses = self.model.losses(batch, self.catalogue, self.log_popularity, self.dtype)
+        losses = self.model.losses(batch, self.catalogue, self.log_popularity, self.dtype, self.tree)
         total = self.model.total(losses)
         self._require_finite("loss", total)
         self.optimizer.zero_grad(set_to_none=True)

@@ -198,7 +198,9 @@ def test_sampled_losses_come_near_the_full_ones(
     torch.testing.assert_close(losses["action"], expected["action"])
 
 
-def test_item_vectors_help_the_code_decoder_only_where_all_items_train(build: Any, catalogue: Catalogue) -> None:
+def test_item_vectors_help_the_code_decoder_where_they_train_and_are_not_too_many(
+    build: Any, catalogue: Catalogue
+) -> None:
     vectors = torch.randn(24, 16, requires_grad=True)
     tree = build.model(catalogue).code_tree(catalogue, vectors)
     assert tree.trie is catalogue.trie
@@ -206,7 +208,7 @@ def test_item_vectors_help_the_code_decoder_only_where_all_items_train(build: An
     assert not any(level.requires_grad for level in tree.vectors)
     torch.testing.assert_close(tree.vectors[2], vectors[catalogue.trie.items.long()].detach())
     assert build.model(catalogue).code_tree(catalogue, None).vectors is None
-    for changes in ({"full_softmax_items": 23}, {"contrastive_weight": 0.0}):
+    for changes in ({"node_vector_items": 23}, {"contrastive_weight": 0.0}):
         assert build.model(catalogue, **changes).code_tree(catalogue, vectors).vectors is None
 
 

@@ -16,6 +16,7 @@ from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.errors import InputError
+from semid.generative import model as model_module
 from semid.generative import recommender as module
 from semid.generative.code_decoder import CodeTree
 from semid.generative.features import Catalogue
@@ -77,7 +78,7 @@ def test_item_vectors_do_not_depend_on_blocks(
     model, catalogue = recommender.model, recommender.catalogue
     with torch.no_grad():
         expected = model.item_vectors(model.items(catalogue, torch.arange(24))).numpy()
-    monkeypatch.setattr(module, "_ENCODE_ROWS", 5)
+    monkeypatch.setattr(model_module, "_ENCODE_ROWS", 5)
     again = GenerativeRecommender(model, catalogue, recommender.candidates, recommender.action_names)
     np.testing.assert_allclose(again.item_vectors, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(again.item_vectors, axis=1), 1, rtol=1e-5)
@@ -113,16 +114,16 @@ def test_dense_scores_are_scaled_cosines(recommender: GenerativeRecommender, sta
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("full_softmax_items", [24, 0])
+@pytest.mark.parametrize("node_vector_items", [24, 0])
 def test_code_scores_are_log_probabilities_of_the_codes(
-    build: Any, rich: Dataset, catalogue: Catalogue, states: QueryStates, full_softmax_items: int
+    build: Any, rich: Dataset, catalogue: Catalogue, states: QueryStates, node_vector_items: int
 ) -> None:
-    model, codes = build.model(catalogue, full_softmax_items=full_softmax_items), catalogue.codes
+    model, codes = build.model(catalogue, node_vector_items=node_vector_items), catalogue.codes
     made = GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
     scores = made.code_scores(states, everyone(states))
     np.testing.assert_allclose(np.exp(scores.astype(np.float64)).sum(axis=1), 1, rtol=1e-4)
     means = catalogue.trie.mean_vectors(torch.from_numpy(made.item_vectors))
-    tree = CodeTree(catalogue.trie, means if full_softmax_items else None)
+    tree = CodeTree(catalogue.trie, means if node_vector_items else None)
     for query in range(len(states)):
         for item in (0, 5, 17, 23):
             logits = model.code_decoder(states.states[query : query + 1], codes[item : item + 1], tree)
