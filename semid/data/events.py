@@ -1,5 +1,6 @@
 """The event log: what every user did, in time order, as flat arrays."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,17 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def sample(self, count: int) -> "Queries":
+        """At most ``count`` queries, the same random ones every time, in their order."""
+        if count >= len(self):
+            return self
+        return self.select(np.sort(np.random.default_rng(0).choice(len(self), count, replace=False)))
+
+    def batches(self, size: int) -> Iterator["Queries"]:
+        """Consecutive queries, at most ``size`` at a time."""
+        for first in range(0, len(self), size):
+            yield self.select(np.arange(first, min(first + size, len(self))))
 
     def select(self, rows: np.ndarray) -> "Queries":
         """The queries at the given positions, targets included."""

@@ -1,7 +1,6 @@
 """Compare generating, ANN search, both joined and popularity on the same queries."""
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from semid.retrieval.popularity import popularity_ranking
 POPULARITY = "popularity"
 _LATENCY_QUERIES = 20
 _RECALL_QUERIES = 1000
+# So many at a time that memory does not grow with their number.
 _BATCH_QUERIES = 4096
 
 
@@ -48,9 +48,8 @@ def compare_modes(
     if max(ks) > answerer.config.k:
         raise InputError(f"Lists of {answerer.config.k} items cannot be judged at k={max(ks)}: recommend more.")
     queries = dataset.split(split)
-    if 0 < max_queries < len(queries):
-        rows = np.random.default_rng(0).choice(len(queries), max_queries, replace=False)
-        queries = queries.select(np.sort(rows))
+    if max_queries > 0:
+        queries = queries.sample(max_queries)
     targets: tuple[float, ...] | None = dataset.action_weights
     if not any(dataset.action_weights[action] for action in np.unique(queries.target_actions) if action >= 0):
         targets = None  # nothing but exposures, say: then every target counts the same
@@ -82,7 +81,7 @@ def _trained(answerer: Answerer) -> tuple[str, ...]:
 def _popularity(dataset: Dataset, queries: Queries, answerer: Answerer) -> ModeResult:
     parts = []
     began = time.perf_counter()
-    for batch in _batches(queries):
+    for batch in queries.batches(_BATCH_QUERIES):
         seen = seen_items(batch) if answerer.config.filter_seen else None
         counts, pool = dataset.train_counts, dataset.candidates
         parts.append(popularity_ranking(counts, pool, len(batch), answerer.config.k, seen))
@@ -97,7 +96,7 @@ def _judged(answerer: Answerer, queries: Queries, mode: str, progress: Progress)
     )
     answers: list[Answer] = []
     began = time.perf_counter()
-    for batch in _batches(queries):
+    for batch in queries.batches(_BATCH_QUERIES):
         answers.append(answerer.answer(batch, mode))
         progress(mode, sum(len(answer.ranking) for answer in answers), len(queries))
     seconds = time.perf_counter() - began
@@ -108,9 +107,3 @@ def _judged(answerer: Answerer, queries: Queries, mode: str, progress: Progress)
         seconds=seconds,
         latency_ms=latency,
     )
-
-
-def _batches(queries: Queries) -> Iterator[Queries]:
-    """Consecutive queries, so many at a time that memory does not grow with their number."""
-    for first in range(0, len(queries), _BATCH_QUERIES):
-        yield queries.select(np.arange(first, min(first + _BATCH_QUERIES, len(queries))))

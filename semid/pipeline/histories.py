@@ -123,9 +123,10 @@ def queries_of_split(dataset: Dataset, split: str, size: int = 4096) -> Iterator
         queries = Queries.after(dataset.events, users, users)
     else:
         queries = dataset.split(split)
-    for first in range(0, len(queries), size):
-        part = queries.select(np.arange(first, min(first + size, len(queries))))
+    first = 0
+    for part in queries.batches(size):
         yield QueryBatch(first, dataset.user_ids[part.users].tolist(), part)
+        first += len(part)
 
 
 def _read_lines(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:

@@ -14,7 +14,7 @@ from semid.data.events import Queries
 from semid.evaluation.metrics import Targets, query_metrics
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
-from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
+from semid.generative.recommender import ANY_ACTION, GenerativeRecommender, QueryStates
 from semid.generative.train import TrainConfig, Trainer, Validate
 from semid.pipeline.answering import union_candidates
 from semid.progress import Progress
@@ -91,22 +91,14 @@ def train_recommender(
     recommender.fusion_weight = fitted_fusion_weight(recommender, queries, action)
     recommender.usual_action = action
     if out is not None:
-        recommender.save(
-            out,
-            settings=settings,
-            parents=parents,
-            history=history,
-        )
+        recommender.save(out, settings=settings, parents=parents, history=history)
         trainer.discard_checkpoint()
     return recommender
 
 
 def validation_sample(dataset: Dataset) -> Queries | None:
     """A fixed sample of the validation queries; None if there are none."""
-    queries = dataset.queries["valid"]
-    if len(queries) > VALIDATION_QUERIES:
-        rows = np.random.default_rng(0).choice(len(queries), VALIDATION_QUERIES, replace=False)
-        queries = queries.select(np.sort(rows))
+    queries = dataset.queries["valid"].sample(VALIDATION_QUERIES)
     return queries if len(queries) else None
 
 
@@ -133,8 +125,7 @@ def validator(recommender: GenerativeRecommender, queries: Queries | None, actio
             generated = recommender.generate(states, beam=VALIDATION_BEAM, k=_K)
             metrics["valid_generative_NDCG@10"] = _ndcg(generated, queries)
         if model.config.contrastive_weight > 0:
-            rows = recommender.candidates
-            found = exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], _K, rows)
+            found = _nearest(recommender, states, _K)
             metrics["valid_dense_NDCG@10"] = _ndcg(found, queries)
         return {**metrics, "objective": float(np.mean(list(metrics.values())))}
 
@@ -149,12 +140,16 @@ def fitted_fusion_weight(recommender: GenerativeRecommender, queries: Queries | 
     if queries is None:
         return 0.5
     states = recommender.encode(queries, action)
-    rows = recommender.candidates
-    count = min(FUSION_CANDIDATES, len(rows))
+    count = min(FUSION_CANDIDATES, len(recommender.candidates))
     generated = recommender.generate(states, beam=count, k=count)
-    found = exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], count, rows)
-    candidates = union_candidates(recommender, states, [generated, found])
+    candidates = union_candidates(recommender, states, [generated, _nearest(recommender, states, count)])
     return fit_fusion_weight(candidates, lambda ranking: _ndcg(ranking, queries), _K).weight
+
+
+def _nearest(recommender: GenerativeRecommender, states: QueryStates, k: int) -> Ranking:
+    """The k candidates nearest to each query, by exact search."""
+    rows = recommender.candidates
+    return exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], k, rows)
 
 
 def _ndcg(ranking: Ranking, queries: Queries) -> float:
