@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from semid.data.features import FIELD_RESERVED, Embedding, Fields
-from semid.tokenizers.collisions import CollisionReport, Resolution, bucket_sizes
+from semid.tokenizers.collisions.resolution import CollisionReport, Resolution, bucket_sizes
 from semid.tokenizers.rq_kmeans import decode
 
 NUM_NEIGHBOURS = 10

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semid.errors import InputError
-from semid.tokenizers.kmeans import KMeansConfig, assign, distance_tiles, fit_kmeans
+from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
+from semid.tokenizers.clustering.nearest import assign, distance_tiles
 
 # Candidate paths of one block of rows in a beam: rows × beam × K.
 _BEAM_ELEMENTS = 1 << 22

@@ -12,8 +12,8 @@ from semid.codes import SemanticIds
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
 from semid.progress import Progress, silent
-from semid.tokenizers.collisions import OVERFLOWS, POLICIES, check_capacity, resolve
-from semid.tokenizers.preprocessing import Preprocessor, PreprocessorConfig
+from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES, check_capacity, resolve
+from semid.tokenizers.fusion.preprocessing import Preprocessor, PreprocessorConfig
 from semid.tokenizers.report import QualityReport, measure_quality
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 

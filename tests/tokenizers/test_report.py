@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from semid.data.features import Embedding, Fields
-from semid.tokenizers.collisions import resolve
+from semid.tokenizers.collisions.resolution import resolve
 from semid.tokenizers.report import QualityReport, measure_purity, measure_quality
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig, decode
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from semid.errors import InputError
-from semid.tokenizers.kmeans import KMeansConfig
+from semid.tokenizers.clustering.kmeans import KMeansConfig
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig, decode
 
 

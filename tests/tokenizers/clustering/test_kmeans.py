@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from semid.errors import InputError
-from semid.tokenizers.kmeans import KMeansConfig, assign, fit_kmeans
+from semid.tokenizers.clustering.kmeans import KMeansConfig, assign, fit_kmeans
 
 
 def mixture(rng: np.random.Generator, num_rows: int = 2000, dim: int = 12, centres: int = 20) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     vectors, centroids = mixture(rng, 1000), mixture(rng, 50)
     whole, distances = assign(vectors, centroids)
-    monkeypatch.setattr("semid.tokenizers.kmeans._TILE_ELEMENTS", 50 * 33)
+    monkeypatch.setattr("semid.tokenizers.clustering.nearest._TILE_ELEMENTS", 50 * 33)
     codes, tiled = assign(vectors, centroids)
     np.testing.assert_array_equal(codes, whole)
     np.testing.assert_array_equal(tiled, distances)

@@ -23,9 +23,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from semid.errors import InputError
-from semid.tokenizers.kmeans import distance_tiles
+from semid.tokenizers.clustering.nearest import distance_tiles
+from semid.tokenizers.collisions.spill import spill
 from semid.tokenizers.rq_kmeans import decode
-from semid.tokenizers.spill import spill
 
 Policy = Literal["nearest", "extra", "none"]
 Overflow = Literal["spill", "extra", "error", "random"]

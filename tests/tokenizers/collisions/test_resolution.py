@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from semid.errors import InputError
-from semid.tokenizers.collisions import bucket_sizes, check_capacity, resolve
+from semid.tokenizers.collisions.resolution import bucket_sizes, check_capacity, resolve
+from semid.tokenizers.collisions.spill import spill
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig, decode
-from semid.tokenizers.spill import spill
 
 
 def quantised(
@@ -127,7 +127,7 @@ def test_spill_takes_the_cheapest_free_path(seed: int, num_items: int) -> None:
 
 
 def test_spill_tries_many_paths_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semid.tokenizers.spill._PATHS", 1)
+    monkeypatch.setattr("semid.tokenizers.collisions.spill._PATHS", 1)
     codes, vectors, codebooks = quantised(0, 100, (40, 3))
     vectors[:] = vectors[0]  # all want the same place: more than 16 centroids of the upper level are needed
     codes[:] = codes[0]
@@ -211,7 +211,7 @@ def test_random_overflow_follows_its_seed() -> None:
 def test_blocks_of_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, vectors, codebooks = quantised(6, 400, (16, 64))
     whole = resolve(codes, vectors, codebooks).codes
-    monkeypatch.setattr("semid.tokenizers.collisions._MARKS", 64 * 3)
+    monkeypatch.setattr("semid.tokenizers.collisions.resolution._MARKS", 64 * 3)
     np.testing.assert_array_equal(resolve(codes, vectors, codebooks).codes, whole)
 
 

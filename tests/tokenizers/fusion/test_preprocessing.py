@@ -4,7 +4,7 @@ from sklearn.decomposition import PCA
 
 from semid.data.features import Embedding
 from semid.errors import InputError
-from semid.tokenizers.preprocessing import Preprocessor, PreprocessorConfig
+from semid.tokenizers.fusion.preprocessing import Preprocessor, PreprocessorConfig
 
 
 def embedding(vectors: np.ndarray, valid: np.ndarray | None = None, name: str = "a") -> Embedding:
@@ -59,7 +59,7 @@ def test_components_agree_with_sklearn(whiten: float) -> None:
 def test_wide_embeddings_take_the_iterative_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = correlated(np.random.default_rng(0), 500, 40)
     full, _ = Preprocessor(PreprocessorConfig(svd=5)).fit([embedding(vectors)]).transform([embedding(vectors)])
-    monkeypatch.setattr("semid.tokenizers.preprocessing._FULL_DECOMPOSITION_DIM", 1)
+    monkeypatch.setattr("semid.tokenizers.fusion.preprocessing._FULL_DECOMPOSITION_DIM", 1)
     some, _ = Preprocessor(PreprocessorConfig(svd=5)).fit([embedding(vectors)]).transform([embedding(vectors)])
     np.testing.assert_allclose(some, full, atol=1e-4)
 
@@ -70,7 +70,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     given = views_with(views, *mask)
     whole = Preprocessor(PreprocessorConfig(svd=4)).fit(given)
     vectors, _ = whole.transform(given)
-    monkeypatch.setattr("semid.tokenizers.preprocessing._ROWS", 37)
+    monkeypatch.setattr("semid.tokenizers.fusion.preprocessing._ROWS", 37)
     tiled = Preprocessor(PreprocessorConfig(svd=4)).fit(given)
     np.testing.assert_allclose(tiled.basis_, whole.basis_, atol=1e-4)
     known = mask.any(0)

@@ -1,0 +1,1 @@
+"""k-means: nearest centroids, starts, and fitting."""

@@ -1,0 +1,1 @@
+"""One item per code: what to do with items whose codes are the same."""

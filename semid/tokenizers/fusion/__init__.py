@@ -1,0 +1,1 @@
+"""Several embeddings, partly missing, as one short vector an item."""
