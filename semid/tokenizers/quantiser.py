@@ -13,8 +13,8 @@ class Quantiser(Protocol):
     """Vectors to L codes each, and back.
 
     All members of the family are *additive* in a latent space of their own: the codes of a vector stand for the sum
-    of one centroid a level there. k-means has the vectors themselves as latents, an auto-encoder those of its encoder;
-    the centroids of a product quantiser are zero outside their own part of the space.
+    of one centroid a level there. k-means has the vectors themselves as latents, an auto-encoder the output of its
+    encoder; the centroids of a product quantiser are zero outside their own part of the space.
 
     Attributes:
         codebooks_: L arrays (K_l, d) float32 in the latent space.
