@@ -28,6 +28,7 @@ from semid.data.features import Embedding
 from semid.errors import InputError
 
 _ROWS = 8192
+_DRAWN_ROWS = 1024
 _FULL_DECOMPOSITION_DIM = 1024
 _OVERSAMPLING = 32
 _SUBSPACE_PASSES = 10
@@ -91,6 +92,11 @@ class Preprocessor:
         """Width of each embedding."""
         return tuple(len(mean) for mean in self.means_)
 
+    @property
+    def num_components(self) -> int:
+        """S, the width of the vectors."""
+        return len(self.variances_)
+
     def fit(self, embeddings: Sequence[Embedding]) -> "Preprocessor":
         """Fit to the rows of one catalogue.
 
@@ -113,8 +119,13 @@ class Preprocessor:
         self.noise_ = self._noise(energy, variances, basis)
         return self
 
-    def transform(self, embeddings: Sequence[Embedding]) -> tuple[np.ndarray, np.ndarray]:
+    def transform(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of the rows of ``embeddings``, which come in the order of the fit.
+
+        Args:
+            embeddings: one row an item.
+            first_row: what row 0 counts as where vectors are drawn at random: the size of the catalogue for items
+                that are appended to it, so that they do not repeat the draws of its first rows.
 
         Returns:
             (N, S) float32 vectors, and (N,) bool whether the item has any embedding; if not, its vector is random.
@@ -122,25 +133,58 @@ class Preprocessor:
         Raises:
             InputError: other embeddings or dimensions than fitted, or NaN or infinity in a valid row.
         """
+        num_rows = len(embeddings[0].vectors) if embeddings else 0
+        vectors = np.empty((num_rows, self.num_components), np.float32)
+        known = np.empty(num_rows, bool)
+        for block, part, part_known in self.blocks(embeddings, first_row=first_row):
+            vectors[block], known[block] = part, part_known
+        return vectors, known
+
+    def blocks(
+        self, embeddings: Sequence[Embedding], rows: np.ndarray | None = None, *, first_row: int = 0
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """The same, block by block: nothing grows with the number of items.
+
+        Args:
+            embeddings: one row an item; mapped files are read in order and their pages let go of.
+            rows: the (M,) rows wanted, best in rising order; None for all.
+            first_row: what row 0 counts as where vectors are drawn at random.
+
+        Yields:
+            The block's slice of ``rows`` (of all rows if None), its (B, S) float32 vectors and (B,) bool known.
+
+        Raises:
+            InputError: as :meth:`transform`.
+        """
         _check_shapes(embeddings)
         self._check_fitted_dims(embeddings)
-        num_rows = len(embeddings[0].vectors)
-        valid = np.stack([np.asarray(embedding.valid) for embedding in embeddings], axis=1)
+        rows = np.arange(len(embeddings[0].vectors)) if rows is None else rows
         projections: dict[tuple[bool, ...], np.ndarray] = {}
-        vectors = np.empty((num_rows, len(self.variances_)), np.float32)
-        for first in range(0, num_rows, _ROWS):
-            rows = np.arange(first, min(first + _ROWS, num_rows))
-            parts = self._centred(embeddings, rows)
-            patterns, pattern_of = np.unique(valid[rows], axis=0, return_inverse=True)
-            for number, pattern in enumerate(patterns):
-                key = tuple(pattern.tolist())
-                if key not in projections:
-                    projections[key] = self._projection(pattern)
-                chosen = np.flatnonzero(pattern_of.reshape(-1) == number)
-                vectors[rows[chosen]] = _matmul(parts[chosen], projections[key])
+        for first in range(0, len(rows), _ROWS):
+            within = rows[first : first + _ROWS]
+            vectors, known = self._block(embeddings, within, first_row, projections)
+            yield slice(first, first + len(within)), vectors, known
+
+    def _block(
+        self,
+        embeddings: Sequence[Embedding],
+        rows: np.ndarray,
+        first_row: int,
+        projections: dict[tuple[bool, ...], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        parts = self._centred(embeddings, rows)
+        valid = np.stack([np.asarray(embedding.valid[rows]) for embedding in embeddings], axis=1)
+        vectors = np.empty((len(rows), self.num_components), np.float32)
+        patterns, pattern_of = np.unique(valid, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            key = tuple(pattern.tolist())
+            if key not in projections:
+                projections[key] = self._projection(pattern)
+            chosen = np.flatnonzero(pattern_of.reshape(-1) == number)
+            vectors[chosen] = _matmul(parts[chosen], projections[key])
         known = np.asarray(valid.any(axis=1))
-        for row, drawn in self._random_vectors(np.flatnonzero(~known)):
-            vectors[row] = drawn
+        unknown = np.flatnonzero(~known)
+        vectors[unknown] = self._random_vectors(first_row + rows[unknown])
         return vectors * self._whitening(), known
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -234,14 +278,15 @@ class Preprocessor:
         projection: np.ndarray = (basis * seen[:, None]).T + missing @ posterior
         return np.ascontiguousarray(projection.T, np.float32)
 
-    def _random_vectors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield rows and their draws from N(0, Λ). A draw depends on the seed and the row alone."""
-        blocks = rows // _ROWS
-        for block in np.unique(blocks):
-            within = rows[blocks == block]
-            rng = np.random.default_rng([self.config.seed, int(block)])
-            drawn = rng.standard_normal((_ROWS, len(self.variances_)), np.float32)
-            yield within, drawn[within % _ROWS] * np.sqrt(self.variances_)
+    def _random_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Draws from N(0, Λ) that depend on the seed and the row alone. (len(rows), S) float32"""
+        drawn = np.empty((len(rows), self.num_components), np.float32)
+        pages = rows // _DRAWN_ROWS
+        for page in np.unique(pages):
+            rng = np.random.default_rng([self.config.seed, int(page)])
+            whole = rng.standard_normal((_DRAWN_ROWS, self.num_components), np.float32)
+            drawn[pages == page] = whole[rows[pages == page] % _DRAWN_ROWS]
+        return drawn * np.sqrt(self.variances_)
 
     def _whitening(self) -> np.ndarray:
         return np.where(self.variances_ > 0, self.variances_, 1) ** np.float32(-self.config.whiten / 2)

@@ -169,6 +169,32 @@ def test_random_vectors_depend_on_seed_and_row_alone() -> None:
     assert not np.allclose(row_3(few, 1), row_3(few, 2))
 
 
+def test_appended_rows_continue_the_draws() -> None:
+    vectors = correlated(np.random.default_rng(0), 3000, 6)
+    nothing = embedding(vectors, np.zeros(3000, bool))
+    fitted = Preprocessor(PreprocessorConfig(svd=3)).fit([embedding(vectors)])
+    whole, known = fitted.transform([nothing])
+    assert not known.any()
+    tail, _ = fitted.transform([embedding(vectors[:900], np.zeros(900, bool))], first_row=2100)
+    np.testing.assert_array_equal(tail, whole[2100:])
+
+
+@pytest.mark.parametrize("rows", [None, np.array([1, 40, 41, 99, 250, 251, 299]), np.arange(60, 190)])
+def test_blocks_give_what_transform_gives(rows: np.ndarray | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, views = planted(num_rows=300)
+    given = views_with(views, *(np.random.default_rng(0).random((3, 300)) < 0.5))
+    fitted = Preprocessor(PreprocessorConfig(svd=4, whiten=0.5)).fit(given)
+    vectors, known = fitted.transform(given)
+    monkeypatch.setattr("semid.tokenizers.fusion.preprocessing._ROWS", 64)
+    wanted = np.arange(300) if rows is None else rows
+    covered = np.zeros(len(wanted), int)
+    for block, part, part_known in fitted.blocks(given, rows):
+        np.testing.assert_allclose(part, vectors[wanted[block]], atol=1e-5)
+        np.testing.assert_array_equal(part_known, known[wanted[block]])
+        covered[block] += 1
+    assert (covered == 1).all()
+
+
 def test_fewer_components_where_the_rank_is_lower() -> None:
     rng = np.random.default_rng(0)
     flat = (rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12))).astype(np.float32)
