@@ -211,7 +211,7 @@ def test_random_overflow_follows_its_seed() -> None:
 def test_blocks_of_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, vectors, codebooks = quantised(6, 400, (16, 64))
     whole = resolve(codes, vectors, codebooks).codes
-    monkeypatch.setattr("semid.tokenizers.collisions.resolution._MARKS", 64 * 3)
+    monkeypatch.setattr("semid.tokenizers.collisions.nearest_free._MARKS", 64 * 3)
     np.testing.assert_array_equal(resolve(codes, vectors, codebooks).codes, whole)
 
 
