@@ -1,7 +1,7 @@
 """The greedy rule: at one level, each item in turn takes the nearest centroid that is still free.
 
-The rule of the innovation award winner of the Tencent Advertising Algorithm Challenge 2025, at its second level. Items
-that share their other codes are served in the order given.
+The rule of the innovation award winner of the Tencent Advertising Algorithm Challenge 2025, at its second level.
+Items that share their other codes are served in the order given.
 """
 
 from collections.abc import Sequence
