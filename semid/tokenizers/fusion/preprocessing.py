@@ -75,6 +75,7 @@ class Preprocessor:
         variances_: (S,) float32, Λ of the components, falling.
         noise_: (E,) float32, ψ_e per dimension.
         captured_: share of the energy that the components hold.
+        shares_: (E,) float32, the same of each embedding alone.
     """
 
     means_: list[np.ndarray]
@@ -83,6 +84,7 @@ class Preprocessor:
     variances_: np.ndarray
     noise_: np.ndarray
     captured_: float
+    shares_: np.ndarray
 
     def __init__(self, config: PreprocessorConfig) -> None:
         self.config = config
@@ -116,8 +118,14 @@ class Preprocessor:
         variances, basis = _leading_components(moment, self.config.svd)
         self.basis_, self.variances_ = basis.astype(np.float32), variances.astype(np.float32)
         self.captured_ = float(variances.sum() / energy.sum()) if energy.sum() > 0 else 1.0
-        self.noise_ = self._noise(energy, variances, basis)
+        explained = np.array([((basis[block] ** 2) @ variances).sum() for block in self._blocks()])
+        self.noise_ = self._noise(energy, explained)
+        self.shares_ = np.where(energy > 0, explained / np.where(energy > 0, energy, 1), 1).astype(np.float32)
         return self
+
+    def captured_by(self, names: Sequence[str]) -> dict[str, float]:
+        """Share of the energy of each embedding that the components hold, by the names of the embeddings."""
+        return {name: float(share) for name, share in zip(names, self.shares_, strict=True)}
 
     def transform(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of the rows of ``embeddings``, which come in the order of the fit.
@@ -195,6 +203,7 @@ class Preprocessor:
             "basis": self.basis_,
             "variances": self.variances_,
             "noise": self.noise_,
+            "shares": self.shares_,
             "captured": np.array([self.captured_]),
         }
 
@@ -205,7 +214,8 @@ class Preprocessor:
         fitted.scales_ = arrays["scales"]
         fitted.means_ = [arrays[f"mean.{number}"] for number in range(len(fitted.scales_))]
         fitted.basis_, fitted.variances_ = arrays["basis"], arrays["variances"]
-        fitted.noise_, fitted.captured_ = arrays["noise"], float(arrays["captured"][0])
+        fitted.noise_, fitted.shares_ = arrays["noise"], arrays["shares"]
+        fitted.captured_ = float(arrays["captured"][0])
         return fitted
 
     def _weights(self, embeddings: Sequence[Embedding]) -> tuple[float, ...]:
@@ -255,8 +265,7 @@ class Preprocessor:
                 moment[one_block, other_block] /= max(common + (1 - common / rarer) * narrower, 1)
         return moment
 
-    def _noise(self, energy: np.ndarray, variances: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        explained = np.array([((basis[block] ** 2) @ variances).sum() for block in self._blocks()])
+    def _noise(self, energy: np.ndarray, explained: np.ndarray) -> np.ndarray:
         # At least a thousandth of the energy, so that the posterior exists for embeddings of full rank too.
         left: np.ndarray = np.maximum(energy - explained, 1e-3 * energy)
         return np.array(left / np.array(self.dims), np.float32)

@@ -195,6 +195,21 @@ def test_blocks_give_what_transform_gives(rows: np.ndarray | None, monkeypatch: 
     assert (covered == 1).all()
 
 
+def test_captured_energy_by_embedding() -> None:
+    """Against the energy of what the components give back, and of nothing where an embedding is constant."""
+    _, views = planted(num_rows=1000)
+    given = [*views_with(views, *np.ones((3, 1000), bool)), embedding(np.full((1000, 2), 7.0, np.float32), name="d")]
+    fitted = Preprocessor(PreprocessorConfig(svd=3)).fit(given)
+    vectors, _ = fitted.transform(given)
+    parts = [(e.vectors - mean) * scale for e, mean, scale in zip(given, fitted.means_, fitted.scales_, strict=True)]
+    back = np.split(vectors @ fitted.basis_.T, np.cumsum(fitted.dims)[:-1], axis=1)
+    expected = [(b**2).sum() / (p**2).sum() for b, p in zip(back[:3], parts[:3], strict=True)]
+    found = fitted.captured_by("abcd")
+    np.testing.assert_allclose([found[name] for name in "abc"], expected, rtol=1e-3)
+    assert found["d"] == 1
+    assert np.mean(expected) == pytest.approx(fitted.captured_, rel=1e-3)
+
+
 def test_fewer_components_where_the_rank_is_lower() -> None:
     rng = np.random.default_rng(0)
     flat = (rng.standard_normal((200, 3)) @ rng.standard_normal((3, 12))).astype(np.float32)
