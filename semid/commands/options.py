@@ -1,6 +1,6 @@
 """Parsers that turn what is typed into values, and the options several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +54,15 @@ def widths(text: Any) -> tuple[tuple[str, int], ...]:
     if not all(name and width.isdecimal() for name, _, width in pairs):
         raise typer.BadParameter(f"{text!r} is not a list of id:width like 81:32,82:1024.")
     return tuple((name, int(width)) for name, _, width in pairs)
+
+
+def assignments(texts: Sequence[str]) -> dict[str, str]:
+    """``["beam=5"]`` → ``{"beam": "5"}``."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, sign, _) in zip(texts, pairs, strict=True):
+        if not name.strip() or not sign:
+            raise typer.BadParameter(f"{text!r} is not a setting like beam=5.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 DATA = Path("data")

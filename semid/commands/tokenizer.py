@@ -21,13 +21,11 @@ from semid.errors import InputError
 if TYPE_CHECKING:
     from semid.tokenizers.report import QualityReport
 
-_BATCH_ROWS = 1 << 16
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the top level."""
     command(app, "fit")(fit)
-    command(app, "encode")(encode)
+    command(app, "encode")(encode_command)
     command(app, "inspect")(inspect)
 
 
@@ -50,18 +48,35 @@ def fit(
         typer.Option(parser=options.floats, metavar="X,X", help="Share of the energy of each embedding; equal."),
     ] = None,
     whiten: Annotated[float, typer.Option(help="Whitening of the components, 0 none to 1 full.")] = 0.0,
+    quantiser: Annotated[str, typer.Option(help="rq-kmeans, rq-kmeans+, rq-vae, opq, pq, or fsq.")] = "rq-kmeans",
     levels: Annotated[int, typer.Option(help="Codes an item.")] = 3,
     codes: Annotated[
         int | tuple[int, ...],
         typer.Option(parser=options.one_or_more, metavar="K or K,K,…", help="Codes a level."),
     ] = 256,
-    collisions: Annotated[str, typer.Option(help="Items with equal codes: nearest, extra, or none.")] = "nearest",
-    collision_level: Annotated[int | None, typer.Option(help="Level at which nearest moves items; last.")] = None,
+    option: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A further setting of the quantiser; repeatable.", show_default=False
+        ),
+    ] = [],  # noqa: B006
+    side: Annotated[
+        str | None,
+        typer.Option(
+            help="Embedding from behaviour for quantisers that use one; co-occurrence in training histories.",
+            show_default=False,
+        ),
+    ] = None,
+    collisions: Annotated[
+        str, typer.Option(help="Items with equal codes: optimal, nearest, random-k, extra, or none.")
+    ] = "nearest",
+    collision_level: Annotated[
+        int | None, typer.Option(help="Level at which nearest and random-k move items; last.")
+    ] = None,
     overflow: Annotated[
         str, typer.Option(help="Where nearest finds no free code: spill, random, extra, or error.")
     ] = "spill",
     sample: Annotated[int | None, typer.Option(help="Most items to fit on; all.")] = None,
-    iterations: Annotated[int, typer.Option(help="Most passes of k-means a level.")] = 25,
     seed: options.Seed = 0,
 ) -> None:
     """Learn semantic IDs from item embeddings."""
@@ -77,20 +92,21 @@ def fit(
         whiten=whiten,
         levels=levels,
         codes=codes,
+        quantiser=quantiser,
+        options=options.assignments(option),
         collisions=collisions,
         collision_level=collision_level,
         overflow=overflow,
         sample=sample,
-        iterations=iterations,
         seed=seed,
     )
     with progress_bar() as progress:
         settings = in_force(context, emb=config.embeddings)
-        tokenizer = fit_tokenizer(dataset, config, out, settings=settings, progress=progress)
+        tokenizer = fit_tokenizer(dataset, config, out, side=side, settings=settings, progress=progress)
     _print_report(tokenizer.report_, f"Tokenizer {out}")
 
 
-def encode(
+def encode_command(
     context: typer.Context,
     files: Annotated[
         list[Path] | None,
@@ -121,25 +137,24 @@ def encode(
         Path | None,
         typer.Option(help="Result as .parquet or .jsonl; JSON lines on stdout without it.", show_default=False),
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run stood.")] = False,
 ) -> None:
     """Give codes to items, old or new."""
     from semid.data.dataset import Dataset
-    from semid.pipeline.encoding import encode_catalogue, encode_files
-    from semid.pipeline.resultfiles import check_result_path, write_rows
+    from semid.pipeline.encoding import encode
+    from semid.pipeline.resultfiles import check_result_path
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
     if out is not None:
         check_result_path(out)
     if not files and data is None:
         raise InputError("There is nothing to encode: give a file of vectors, or --data for the items of a dataset.")
+    if resume and out is None:
+        raise InputError("There is nothing to resume on stdout: give --out.")
     fitted = SemanticIdTokenizer.load(tokenizer)
     dataset = None if data is None else Dataset.open(data)
-    if files:
-        table = encode_files(fitted, files, emb or fitted.config.embeddings, dataset=dataset)
-    else:
-        assert dataset is not None
-        table = encode_catalogue(fitted, dataset)
-    write_rows(table.to_batches(_BATCH_ROWS), out or sys.stdout)
+    with progress_bar() as progress:
+        encode(fitted, files or [], emb, dataset=dataset, out=out or sys.stdout, resume=resume, progress=progress)
     if out is not None:
         write_settings(out, in_force(context))
 
@@ -161,6 +176,9 @@ def inspect(
 def _print_report(report: "QualityReport", title: str) -> None:
     print_facts(report.summary_rows(), title=title)
     print_table(report.level_rows(), title="Levels")
+    buckets = report.bucket_rows()
+    if len(buckets) > 1:
+        print_table(buckets, title="Most items with the same codes, before collisions were resolved")
     purity = report.purity_rows()
     if len(purity) > 1:
         print_table(purity, title="Pairs of items with the same codes up to a level that share a value")

@@ -24,16 +24,27 @@ def fit_tokenizer(
     config: TokenizerConfig,
     out: Path | None,
     *,
+    side: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> SemanticIdTokenizer:
     """Fit, and save to ``out`` unless it is None.
 
+    Args:
+        side: embedding from behaviour, for quantisers that use one; by default co-occurrence where such a quantiser
+            needs it.
+
     Raises:
         InputError: unknown embeddings, or settings that the catalogue does not fit.
     """
     embeddings = [_embedding(dataset, name, config.seed) for name in config.embeddings]
-    tokenizer = SemanticIdTokenizer(config).fit(embeddings, fields=dataset.item_fields, progress=progress)
+    tokenizer = SemanticIdTokenizer(config).fit(
+        embeddings,
+        fields=dataset.item_fields,
+        side=_embedding(dataset, side or COOCCURRENCE, config.seed) if side or _needs_side(config) else None,
+        scratch=_scratch(out),
+        progress=progress,
+    )
     if out is not None:
         parents = {"dataset": dataset.artifact} if dataset.artifact else {}
         tokenizer.save(out, settings=settings, parents=parents)
@@ -44,3 +55,15 @@ def _embedding(dataset: Dataset, name: str, seed: int) -> Embedding:
     if name == COOCCURRENCE and name not in dataset.embeddings:
         return cooccurrence_embedding(dataset, seed=seed)
     return dataset.embedding(name)
+
+
+def _needs_side(config: TokenizerConfig) -> bool:
+    """Whether the quantiser has a weight for vectors from behaviour."""
+    return float(config.options.get("collaborative", 0)) > 0
+
+
+def _scratch(out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.parent

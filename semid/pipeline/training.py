@@ -60,7 +60,10 @@ def train_recommender(
         tokenizer.artifact_.require_parent("dataset", dataset.artifact)
     assert tokenizer.semantic_ids_ is not None
     catalogue = Catalogue.of(
-        dataset, tokenizer.semantic_ids_, torch.from_numpy(tokenizer.vectors_), torch.from_numpy(tokenizer.known_)
+        dataset,
+        tokenizer.semantic_ids_,
+        torch.from_numpy(np.asarray(tokenizer.vectors_)),
+        torch.from_numpy(tokenizer.known_),
     ).to(torch.device(device))
     config = model_config.restricted_to(catalogue.available())
     left_out = sorted(set(model_config.features) - set(config.features))

@@ -1,18 +1,13 @@
 """How good a set of codes is, before any recommender is trained on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
+from semid.tokenizers.collisions.resolution import CollisionReport
 
-from semid.data.features import FIELD_RESERVED, Embedding, Fields
-from semid.tokenizers.collisions.resolution import CollisionReport, Resolution, bucket_sizes
-from semid.tokenizers.rq_kmeans import decode
-
-NUM_NEIGHBOURS = 10
-_QUERIES = 1000
-_QUERY_BLOCK = 64
+# Of the JSON form; goes up when a figure changes its name or meaning, not when one is added.
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +21,8 @@ class LevelQuality:
         perplexity: exp of the entropy of the code, K if all are equally frequent.
         prefixes: distinct codes up to this level.
         largest_prefix: most items with the same codes up to this level.
-        relative_error: mean squared error of the reconstruction up to this level, over the variance of the vectors.
+        relative_error: mean squared error of the sum of the centroids up to this level over the variance, of the
+            quantiser's latents: for k-means, the vectors themselves.
         neighbours_shared: share of an item's 10 nearest neighbours with the same codes up to this level; of a sample.
         chance_shared: the same share for two items drawn at random.
     """
@@ -63,6 +59,21 @@ class FieldPurity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bucket:
+    """Items that had the same codes before collisions were resolved.
+
+    Attributes:
+        codes: L codes.
+        size: how many items.
+        rows: item rows of the first few.
+    """
+
+    codes: tuple[int, ...]
+    size: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QualityReport:
     """Quality of the codes of one catalogue. Shares are of all items, errors of those with an embedding.
 
@@ -70,29 +81,37 @@ class QualityReport:
         items: N.
         dim: width of the vectors that were quantised.
         captured: share of the embeddings' energy that these vectors hold.
+        captured_by: the same of each embedding alone.
         missing: share of items lacking each embedding.
         missing_all: share lacking every embedding, whose codes say nothing.
-        relative_error: mean squared error over variance, after collisions were resolved.
+        relative_error: mean squared error of what the codes decode to over the variance of the vectors, after
+            collisions were resolved.
         unresolved_error: the same before.
+        neighbour_recall: share of an item's 10 nearest neighbours that are among the 10 nearest by decoded codes; of
+            a sample.
         collisions: what resolving them did.
         levels: from coarse to fine; an additional level that only tells items apart included.
+        worst_buckets: the largest before collisions were resolved.
         purity: against columns of the items, where given.
     """
 
     items: int
     dim: int
     captured: float
+    captured_by: dict[str, float]
     missing: dict[str, float]
     missing_all: float
     relative_error: float
     unresolved_error: float
+    neighbour_recall: float
     collisions: CollisionReport
     levels: tuple[LevelQuality, ...]
+    worst_buckets: tuple[Bucket, ...] = ()
     purity: tuple[FieldPurity, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
-        plain = asdict(self)
+        plain = {"version": VERSION, **asdict(self)}
         for level, quality in zip(plain["levels"], self.levels, strict=True):
             level["utilisation"] = quality.utilisation
         return plain
@@ -104,9 +123,14 @@ class QualityReport:
             {name: value for name, value in level.items() if name != "utilisation"} for level in plain["levels"]
         ]
         purity = [{**field, "by_level": tuple(field["by_level"])} for field in plain["purity"]]
+        buckets = [
+            {**bucket, "codes": tuple(bucket["codes"]), "rows": tuple(bucket["rows"])}
+            for bucket in plain["worst_buckets"]
+        ]
         return QualityReport(
             **{
-                **plain,
+                **{name: value for name, value in plain.items() if name != "version"},
+                "worst_buckets": tuple(Bucket(**bucket) for bucket in buckets),
                 "collisions": CollisionReport(**plain["collisions"]),
                 "levels": tuple(LevelQuality(**level) for level in levels),
                 "purity": tuple(FieldPurity(**field) for field in purity),
@@ -124,12 +148,16 @@ class QualityReport:
                 "relative error",
                 f"{self.relative_error:.4f} ({self.unresolved_error:.4f} before resolving collisions)",
             ),
+            ("neighbours", f"{_percent(self.neighbour_recall)} of the 10 nearest are nearest by codes too"),
             ("collisions", f"{_percent(found.colliding_before)} before, {_percent(found.colliding_after)} after"),
             ("largest bucket", f"{found.largest_before} before, {found.largest_after} after"),
             ("moved", f"{_percent(found.moved)}, of all {_percent(found.prefix_changed)} to another prefix"),
             ("added distortion", added),
         ]
-        rows += [(f"lacking {name}", _percent(share)) for name, share in self.missing.items() if share > 0]
+        rows += [
+            (f"embedding {name}", f"{_percent(1 - share)} of items, {_percent(self.captured_by[name])} of its energy")
+            for name, share in self.missing.items()
+        ]
         if self.missing_all > 0:
             rows.append(("lacking every embedding", _percent(self.missing_all)))
         return rows
@@ -162,126 +190,19 @@ class QualityReport:
         ]
         return [header, *rows]
 
-    def with_purity(self, codes: np.ndarray, fields: Fields) -> "QualityReport":
-        """The same with the purity of the (N, L) codes against each single-value column."""
-        return replace(self, purity=measure_purity(codes, fields))
+    def bucket_rows(self) -> list[tuple[str, ...]]:
+        """A table of the worst buckets, its header first; only the header without collisions."""
+        return [
+            ("bucket", "items", "rows"),
+            *(
+                ("-".join(map(str, found.codes)), str(found.size), ", ".join(map(str, found.rows)))
+                for found in self.worst_buckets
+            ),
+        ]
 
-
-def measure_quality(
-    *,
-    vectors: np.ndarray,
-    known: np.ndarray,
-    captured: float,
-    embeddings: Sequence[Embedding],
-    codes: np.ndarray,
-    resolution: Resolution,
-    codebooks: Sequence[np.ndarray],
-    seed: int = 0,
-) -> QualityReport:
-    """Measure the codes of one catalogue.
-
-    Args:
-        vectors: (N, D) float32 that were quantised.
-        known: (N,) bool, whether the item has any embedding.
-        captured: share of the embeddings' energy in the vectors.
-        embeddings: what the vectors were made from.
-        codes: (N, L) before collisions were resolved.
-        resolution: after.
-        codebooks: L arrays (K_l, D).
-        seed: of the sample for neighbours.
-    """
-    final, num_levels = resolution.codes, len(codebooks)
-    variance = float(vectors[known].var(axis=0, dtype=np.float64).sum())
-    errors = [_relative_error(vectors, final, codebooks, depth + 1, known, variance) for depth in range(num_levels)]
-    errors += errors[-1:] * (final.shape[1] - num_levels)
-    shared = _neighbours_shared(vectors, known, final, seed)
-    levels = [
-        _level_quality(final, depth, resolution.num_codes[depth], errors[depth], shared[depth])
-        for depth in range(final.shape[1])
-    ]
-    return QualityReport(
-        items=len(vectors),
-        dim=vectors.shape[1],
-        captured=captured,
-        missing={embedding.name: float(1 - np.mean(embedding.valid)) for embedding in embeddings},
-        missing_all=float(1 - known.mean()),
-        relative_error=errors[-1],
-        unresolved_error=_relative_error(vectors, codes, codebooks, num_levels, known, variance),
-        collisions=resolution.report,
-        levels=tuple(levels),
-    )
-
-
-def measure_purity(codes: np.ndarray, fields: Fields) -> tuple[FieldPurity, ...]:
-    """Purity of the prefixes of (N, L) codes against each single-value column; missing values are left out."""
-    found = []
-    for number, name in enumerate(fields.names):
-        values = np.asarray(fields.values[:, number])
-        has = values >= FIELD_RESERVED
-        chance = _pairs_alike(np.zeros((int(has.sum()), 0), np.int32), values[has])
-        if chance is not None:
-            levels = tuple(_pairs_alike(codes[has, : depth + 1], values[has]) for depth in range(codes.shape[1]))
-            found.append(FieldPurity(field=name, by_level=levels, chance=chance))
-    return tuple(found)
-
-
-def _pairs_alike(codes: np.ndarray, values: np.ndarray) -> float | None:
-    """Share of the pairs of rows with equal codes that have equal values."""
-    pairs = int((bucket_sizes(codes) - 1).sum())
-    alike = int((bucket_sizes(np.column_stack([codes, values])) - 1).sum())
-    return alike / pairs if pairs else None
-
-
-def _level_quality(codes: np.ndarray, depth: int, num_codes: int, error: float, shared: float) -> LevelQuality:
-    counts = np.bincount(codes[:, depth], minlength=num_codes)
-    share = counts[counts > 0] / len(codes)
-    sizes = bucket_sizes(codes[:, : depth + 1])
-    num_pairs = len(codes) * (len(codes) - 1)
-    return LevelQuality(
-        level=depth + 1,
-        codes=num_codes,
-        used=int((counts > 0).sum()),
-        perplexity=float(np.exp(-(share * np.log(share)).sum())),
-        prefixes=round(float((1 / sizes).sum())),
-        largest_prefix=int(sizes.max()),
-        relative_error=error,
-        neighbours_shared=shared,
-        chance_shared=float((sizes - 1).sum() / num_pairs),
-    )
-
-
-def _relative_error(
-    vectors: np.ndarray,
-    codes: np.ndarray,
-    codebooks: Sequence[np.ndarray],
-    depth: int,
-    known: np.ndarray,
-    variance: float,
-) -> float:
-    difference = vectors - decode(codes[:, :depth], codebooks[:depth])
-    error = float(np.einsum("nd,nd->n", difference, difference)[known].mean(dtype=np.float64))
-    return error / variance if variance > 0 else 0.0
-
-
-def _neighbours_shared(vectors: np.ndarray, known: np.ndarray, codes: np.ndarray, seed: int) -> list[float]:
-    """Per depth, the share of the nearest neighbours of sampled items with equal codes up to there."""
-    rows = np.flatnonzero(known)
-    count = min(NUM_NEIGHBOURS, len(rows) - 1)
-    if count < 1:
-        return [0.0] * codes.shape[1]
-    rng = np.random.default_rng(seed)
-    queries = np.sort(rng.choice(rows, min(_QUERIES, len(rows)), replace=False))
-    pool, pool_codes = vectors[rows], codes[rows]
-    lengths = np.einsum("nd,nd->n", pool, pool)
-    same = np.zeros(codes.shape[1])
-    for first in range(0, len(queries), _QUERY_BLOCK):
-        block = queries[first : first + _QUERY_BLOCK]
-        distances = lengths - 2 * (vectors[block] @ pool.T)
-        distances[np.arange(len(block)), np.searchsorted(rows, block)] = np.inf
-        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        equal = pool_codes[nearest] == codes[block][:, None]
-        same += np.logical_and.accumulate(equal, axis=2).sum(axis=(0, 1))
-    return [float(share) for share in same / (len(queries) * count)]
+    def with_purity(self, purity: tuple[FieldPurity, ...]) -> "QualityReport":
+        """The same with the purity against columns."""
+        return replace(self, purity=purity)
 
 
 def _percent(share: float, digits: int = 1) -> str:

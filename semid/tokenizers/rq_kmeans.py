@@ -3,7 +3,7 @@
 RQ-KMeans as in QARM (arXiv 2411.11739): x ≈ Σ_l e^l_{c_l}, where e^l are the centroids of the residuals of level l.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,12 @@ import numpy as np
 from semid.errors import InputError
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import assign, distance_tiles
+from semid.tokenizers.quantiser import FitProgress
 
 # Candidate paths of one block of rows in a beam: rows × beam × K.
 _BEAM_ELEMENTS = 1 << 22
 
 Engine = Callable[[np.ndarray, KMeansConfig], np.ndarray]
-Progress = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,19 +27,19 @@ class RQKMeansConfig:
         levels: L.
         codes: K, one for all levels or one a level.
         iterations: most passes of Lloyd's algorithm a level.
-        sample: most vectors to fit on; None for all.
         seed: of every random choice.
     """
 
     levels: int = 3
     codes: int | tuple[int, ...] = 256
     iterations: int = 25
-    sample: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.levels < 1:
             raise InputError(f"The number of levels is {self.levels} but must be at least 1.")
+        if self.iterations < 1:
+            raise InputError(f"The number of iterations is {self.iterations} but must be at least 1.")
         if isinstance(self.codes, tuple) and len(self.codes) != self.levels:
             raise InputError(f"{len(self.codes)} codebook sizes were given for {self.levels} levels: give one each.")
         if min(self.num_codes) < 1:
@@ -68,20 +68,26 @@ class RQKMeans:
         self.config = config
         self.engine = engine
 
-    def fit(self, vectors: np.ndarray, *, progress: Progress | None = None) -> "RQKMeans":
+    @property
+    def num_codes(self) -> tuple[int, ...]:
+        """K of each level."""
+        return self.config.num_codes
+
+    def fit(
+        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
+    ) -> "RQKMeans":
         """Fit the codebooks level by level to (N, D) float32 vectors.
 
         Args:
             vectors: what to quantise.
-            progress: called after each level with the level, from 1, and the mean squared error left.
+            side: not used.
+            progress: called after each level.
 
         Raises:
             InputError: fewer vectors than codes at a level.
         """
         config = self.config
         rng = np.random.default_rng(config.seed)
-        if config.sample is not None and config.sample < len(vectors):
-            vectors = vectors[np.sort(rng.choice(len(vectors), config.sample, replace=False))]
         residuals = np.array(vectors, np.float32)
         level_config = KMeansConfig(num_codes=1, iterations=config.iterations)
         self.codebooks_ = []
@@ -89,11 +95,15 @@ class RQKMeans:
             seed = int(rng.integers(2**31))
             codebook = self.engine(residuals, replace(level_config, num_codes=num_codes, seed=seed))
             self.codebooks_.append(codebook)
-            codes, distances = assign(residuals, codebook)
+            codes, _ = assign(residuals, codebook)
             residuals -= codebook[codes]
             if progress is not None:
-                progress(level + 1, float(distances.mean(dtype=np.float64)))
+                progress("fit levels", level + 1, config.levels)
         return self
+
+    def latents(self, vectors: np.ndarray) -> np.ndarray:
+        """The vectors themselves."""
+        return vectors
 
     def encode(self, vectors: np.ndarray, *, beam: int = 1) -> np.ndarray:
         """Codes of (N, D) float32 vectors: (N, L) int32.
@@ -115,6 +125,15 @@ class RQKMeans:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The (N, D) float32 reconstruction of (N, L) codes."""
         return decode(codes, self.codebooks_)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The codebooks."""
+        return {f"codebook.{level}": codebook for level, codebook in enumerate(self.codebooks_)}
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray]) -> "RQKMeans":
+        """Take over the codebooks of :meth:`to_arrays`."""
+        self.codebooks_ = [arrays[f"codebook.{level}"] for level in range(self.config.levels)]
+        return self
 
 
 def decode(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,97 +1,43 @@
-"""Embeddings in, semantic IDs out: preprocessing, residual k-means and collision resolution as one estimator."""
+"""Embeddings in, semantic IDs out: fusion, a quantiser and collision resolution as one estimator."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from semid.artifacts import Artifact, create_artifact, open_artifact
+from semid.artifacts import Artifact
 from semid.codes import SemanticIds
+from semid.data.building.arrays import ArrayWriter
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
 from semid.progress import Progress, silent
-from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES, check_capacity, resolve
-from semid.tokenizers.fusion.preprocessing import Preprocessor, PreprocessorConfig
-from semid.tokenizers.report import QualityReport, measure_quality
-from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
+from semid.tokenizers.collisions.resolution import check_capacity, resolve
+from semid.tokenizers.config import TokenizerConfig
+from semid.tokenizers.fusion.preprocessing import Preprocessor
+from semid.tokenizers.measuring import measure_purity, measure_quality
+from semid.tokenizers.quantiser import Quantiser
+from semid.tokenizers.report import QualityReport
+from semid.tokenizers.storage import load_tokenizer, save_tokenizer
+from semid.tokenizers.vectors import MEMORY_BYTES, Latents, StoredVectors, Vectors, row_blocks
 
-KIND = "tokenizer"
-_ARRAYS = "tokenizer.safetensors"
+__all__ = ["SemanticIdTokenizer", "TokenizerConfig"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerConfig:
-    """How to make semantic IDs.
-
-    Attributes:
-        embeddings: ids of the embeddings to fuse.
-        weights: share of the energy of each; None for equal shares.
-        svd: components of the fused vector.
-        whiten: whitening exponent of the components, from 0 (none) to 1 (full).
-        levels: L codes an item.
-        codes: K codes a level, one number for all or one a level.
-        collisions: ``nearest``, ``extra`` or ``none``; see ``collisions.py``.
-        collision_level: level, from 1, at which ``nearest`` moves items; None for the last.
-        overflow: ``spill``, ``random``, ``extra`` or ``error``.
-        sample: most items to fit on; None for all.
-        iterations: most passes of k-means a level.
-        seed: of every random choice.
-    """
-
-    embeddings: tuple[str, ...]
-    weights: tuple[float, ...] | None = None
-    svd: int = 128
-    whiten: float = 0.0
-    levels: int = 3
-    codes: int | tuple[int, ...] = 256
-    collisions: str = "nearest"
-    collision_level: int | None = None
-    overflow: str = "spill"
-    sample: int | None = None
-    iterations: int = 25
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.embeddings:
-            raise InputError("No embedding was named: give at least one.")
-        if len(set(self.embeddings)) < len(self.embeddings):
-            raise InputError(f"An embedding is named twice in {', '.join(self.embeddings)}: name each once.")
-        if self.weights is not None and len(self.weights) != len(self.embeddings):
-            raise InputError(
-                f"{len(self.weights)} weights were given for {len(self.embeddings)} embeddings: give one each."
-            )
-        if self.collisions not in POLICIES:
-            raise InputError(f"Unknown collision policy {self.collisions!r}: use one of {', '.join(POLICIES)}.")
-        if self.overflow not in OVERFLOWS:
-            raise InputError(f"Unknown overflow policy {self.overflow!r}: use one of {', '.join(OVERFLOWS)}.")
-        if self.collision_level is not None and not 1 <= self.collision_level <= self.levels:
-            raise InputError(f"The collision level is {self.collision_level} but must lie in 1..{self.levels}.")
-        if self.iterations < 1:
-            raise InputError(f"The number of iterations is {self.iterations} but must be at least 1.")
-        _ = self.preprocessing, self.quantiser  # their configurations check the rest
-
-    @property
-    def preprocessing(self) -> PreprocessorConfig:
-        return PreprocessorConfig(
-            svd=self.svd, weights=self.weights, whiten=self.whiten, sample=self.sample, seed=self.seed
-        )
-
-    @property
-    def quantiser(self) -> RQKMeansConfig:
-        return RQKMeansConfig(
-            levels=self.levels, codes=self.codes, iterations=self.iterations, sample=self.sample, seed=self.seed
-        )
+# A fit on a sample keeps at least so many items a code.
+_ROWS_PER_CODE = 64
 
 
 class SemanticIdTokenizer:
     """Learns codes for the items of a catalogue from their embeddings.
 
+    Memory: the embeddings are read in blocks, and fused vectors of more than 256 MiB lie in a file; what grows with
+    the catalogue are its codes and a few integers an item.
+
     Attributes:
         config: how.
         semantic_ids_: the codes of the catalogue.
-        vectors_: (N, S) float32 fused vectors of the catalogue; random where ``known_`` is False.
+        vectors_: (N, S) float32 fused vectors of the catalogue, in memory or on disk; random where not ``known_``.
         known_: (N,) bool, whether the item has any of the embeddings.
         report_: quality of the codes.
         preprocessor_, quantiser_: the fitted parts.
@@ -99,85 +45,138 @@ class SemanticIdTokenizer:
     """
 
     semantic_ids_: SemanticIds
-    vectors_: np.ndarray
+    vectors_: Vectors
     known_: np.ndarray
     report_: QualityReport
     preprocessor_: Preprocessor
-    quantiser_: RQKMeans
+    quantiser_: Quantiser
     artifact_: Artifact | None = None
 
     def __init__(self, config: TokenizerConfig) -> None:
         self.config = config
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def fit(
-        self, embeddings: Sequence[Embedding], *, fields: Fields | None = None, progress: Progress | None = None
+        self,
+        embeddings: Sequence[Embedding],
+        *,
+        fields: Fields | None = None,
+        side: Embedding | None = None,
+        scratch: Path | None = None,
+        progress: Progress | None = None,
     ) -> "SemanticIdTokenizer":
         """Fit to the embeddings of a catalogue, in the order of ``config.embeddings``.
 
         Args:
             embeddings: one row an item.
             fields: columns of the items to compare the codes with in the report.
-            progress: called with the stage, the steps done and the steps of the whole fit.
+            side: vectors of the same items from behaviour, for quantisers that use them.
+            scratch: folder for vectors that do not fit into memory; the system's temporary folder by default.
+            progress: told of every stage.
 
         Raises:
             InputError: embeddings that do not fit the configuration or each other, NaN or infinity, fewer items than
                 codes, or a catalogue too large for the codes.
         """
         self._check_names(embeddings)
-        num_steps = 3 + self.config.levels
         tell = progress or silent
         self._check_size(len(embeddings[0].vectors))
-        tell("project embeddings", 0, num_steps)
+        tell("read embeddings", 0, None)
         self.preprocessor_ = Preprocessor(self.config.preprocessing).fit(embeddings)
-        self.vectors_, self.known_ = self.preprocessor_.transform(embeddings)
-        num_known = int(self.known_.sum())
-        self._check_codes(num_known, f"{num_known} items with an embedding")
-        tell("fit level 1", 1, num_steps)
-        self.quantiser_ = RQKMeans(self.config.quantiser).fit(
-            self.vectors_[self.known_],
-            progress=lambda level, _: tell(_after_level(level, self), 1 + level, num_steps),
+        self.vectors_, self.known_ = self._project(embeddings, scratch, tell)
+        rows = self._rows_to_fit_on()
+        tell("fit codes", 0, None)
+        self.quantiser_ = self.config.new_quantiser().fit(
+            self.vectors_[rows], side=None if side is None else _side_rows(side, rows), progress=tell
         )
-        self._number_items(embeddings)
-        tell("measure quality", num_steps - 1, num_steps)
+        self._number_items(embeddings, tell)
         if fields is not None:
-            self.report_ = self.report_.with_purity(self.semantic_ids_.codes, fields)
-        tell("done", num_steps, num_steps)
+            self.report_ = self.report_.with_purity(measure_purity(self.semantic_ids_.codes, fields))
         return self
 
-    def _number_items(self, embeddings: Sequence[Embedding]) -> None:
-        config, codebooks = self.config, self.quantiser_.codebooks_
-        codes = self.quantiser_.encode(self.vectors_)
+    def _project(
+        self, embeddings: Sequence[Embedding], scratch: Path | None, tell: Progress
+    ) -> tuple[Vectors, np.ndarray]:
+        """Vectors of the catalogue, in memory or in a scratch file, and which items have any."""
+        num_items, dim = len(embeddings[0].vectors), len(self.preprocessor_.variances_)
+        known = np.empty(num_items, bool)
+        if 4 * num_items * dim <= MEMORY_BYTES:
+            vectors = np.empty((num_items, dim), np.float32)
+            for rows, block, has in self._transform_blocks(embeddings, 0, tell):
+                vectors[rows], known[rows] = block, has
+            return vectors, known
+        self._scratch = tempfile.TemporaryDirectory(prefix=".semid-vectors-", dir=scratch)
+        path = Path(self._scratch.name) / "vectors.npy"
+        with ArrayWriter(path, np.float32, (dim,)) as writer:
+            for rows, block, has in self._transform_blocks(embeddings, 0, tell):
+                writer.append(block)
+                known[rows] = has
+        return StoredVectors(path), known
+
+    def _transform_blocks(
+        self, embeddings: Sequence[Embedding], first_row: int, tell: Progress
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        num_items = len(embeddings[0].vectors)
+        for rows, vectors, known in self.preprocessor_.blocks(embeddings, first_row=first_row):
+            yield rows, vectors, known
+            tell("project items", rows.stop, num_items)
+
+    def _rows_to_fit_on(self) -> np.ndarray:
+        rows = np.flatnonzero(self.known_)
+        largest = max(self.config.num_codes)
+        if largest > len(rows):
+            raise InputError(
+                f"{largest} codes a level are more than the {len(rows)} items with an embedding: "
+                f"use at most {len(rows)} codes."
+            )
+        sample = self.config.sample or max(MEMORY_BYTES // (4 * self.vectors_.shape[1]), _ROWS_PER_CODE * largest)
+        if sample >= len(rows):
+            return rows
+        return np.sort(np.random.default_rng(self.config.seed).choice(rows, sample, replace=False))
+
+    def _number_items(self, embeddings: Sequence[Embedding], tell: Progress) -> None:
+        config, quantiser = self.config, self.quantiser_
+        codes = np.empty((len(self.vectors_), config.levels), np.int32)
+        for rows in row_blocks(len(codes)):
+            tell("encode items", rows.start, len(codes))
+            codes[rows] = quantiser.encode(self.vectors_[rows])
+        tell("resolve collisions", 0, None)
         resolution = resolve(
             codes,
-            self.vectors_,
-            codebooks,
+            Latents(self.vectors_, quantiser),
+            quantiser.codebooks_,
             policy=config.collisions,
             overflow=config.overflow,
             level=(config.collision_level or config.levels) - 1,
             seed=config.seed,
         )
         self.semantic_ids_ = SemanticIds(resolution.codes, resolution.num_codes)
+        tell("measure quality", 0, None)
         self.report_ = measure_quality(
             vectors=self.vectors_,
             known=self.known_,
-            captured=self.preprocessor_.captured_,
             embeddings=embeddings,
+            preprocessor=self.preprocessor_,
+            quantiser=quantiser,
             codes=codes,
             resolution=resolution,
-            codebooks=codebooks,
             seed=config.seed,
         )
 
-    def transform(self, embeddings: Sequence[Embedding]) -> tuple[np.ndarray, np.ndarray]:
+    def transform(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Fused vectors of any items: (M, S) float32, and (M,) bool whether the item has any embedding.
+
+        Args:
+            embeddings: one row an item.
+            first_row: number of the first item; items without any embedding get a random vector by their number.
 
         Raises:
             InputError: other embeddings or dimensions than fitted, or NaN or infinity.
         """
         self._check_names(embeddings)
-        return self.preprocessor_.transform(embeddings)
+        return self.preprocessor_.transform(embeddings, first_row=first_row)
 
-    def encode(self, embeddings: Sequence[Embedding]) -> np.ndarray:
+    def encode(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> np.ndarray:
         """The nearest codes of any items: (M, L) int32.
 
         They are *not* made unique: two items may get the same codes, and codes that an item of the catalogue has.
@@ -186,8 +185,11 @@ class SemanticIdTokenizer:
         Raises:
             InputError: other embeddings or dimensions than fitted, or NaN or infinity.
         """
-        vectors, _ = self.transform(embeddings)
-        return self.quantiser_.encode(vectors)
+        self._check_names(embeddings)
+        codes = np.empty((len(embeddings[0].vectors), self.config.levels), np.int32)
+        for rows, vectors, _ in self._transform_blocks(embeddings, first_row, silent):
+            codes[rows] = self.quantiser_.encode(vectors)
+        return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The (M, S) float32 vectors that (M, L) codes stand for."""
@@ -206,23 +208,7 @@ class SemanticIdTokenizer:
             settings: plain values of the command that made it; the configuration by default.
             parents: artifacts it was made from, such as ``{"dataset": …}``.
         """
-        path = Path(path)
-        plain = asdict(self.config)
-        arrays = {
-            "codes": self.semantic_ids_.codes,
-            "vectors": self.vectors_,
-            "known": self.known_,
-            **{f"codebook.{level}": codebook for level, codebook in enumerate(self.quantiser_.codebooks_)},
-            **{f"preprocessor.{name}": array for name, array in self.preprocessor_.to_arrays().items()},
-        }
-        with create_artifact(path, KIND, settings=plain if settings is None else settings, parents=parents) as writer:
-            writer.save_arrays(_ARRAYS, arrays)
-            writer.details |= {
-                "config": plain,
-                "num_codes": list(self.semantic_ids_.num_codes),
-                "report": self.report_.to_dict(),
-            }
-        self.artifact_ = open_artifact(path, KIND)
+        self.artifact_ = save_tokenizer(self, Path(path), settings, parents)
         return self.artifact_
 
     @staticmethod
@@ -232,12 +218,7 @@ class SemanticIdTokenizer:
         Raises:
             InputError: no tokenizer there, another version, a damaged file, or parts that do not belong together.
         """
-        artifact = open_artifact(Path(path), KIND)
-        arrays = artifact.load_arrays(_ARRAYS)
-        try:
-            return _restore(artifact, arrays)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a complete tokenizer ({error!r}): make it again.") from None
+        return load_tokenizer(Path(path), SemanticIdTokenizer)
 
     def _check_names(self, embeddings: Sequence[Embedding]) -> None:
         names = tuple(embedding.name for embedding in embeddings)
@@ -248,58 +229,23 @@ class SemanticIdTokenizer:
             )
 
     def _check_size(self, num_items: int) -> None:
+        """What can be told before anything is read."""
+        config, num_codes = self.config, self.config.num_codes
+        largest = max(num_codes)
         if num_items < 2:
             raise InputError(f"The catalogue has {num_items} items: at least 2 are needed for semantic IDs.")
-        self._check_codes(num_items, f"{num_items} items")
-        if self.config.collisions == "nearest" and self.config.overflow != "extra":
-            check_capacity(num_items, self.config.quantiser.num_codes)
-
-    def _check_codes(self, num_vectors: int, vectors: str) -> None:
-        largest = max(self.config.quantiser.num_codes)
-        if largest > num_vectors:
-            raise InputError(f"{largest} codes a level are more than the {vectors}: use at most {num_vectors} codes.")
-        if self.config.sample is not None and largest > self.config.sample:
+        if largest > num_items:
+            raise InputError(f"{largest} codes a level are more than the {num_items} items: use at most {num_items}.")
+        if config.sample is not None and largest > config.sample:
             raise InputError(
-                f"{largest} codes a level are more than the sample of {self.config.sample} items: "
+                f"{largest} codes a level are more than the sample of {config.sample} items: "
                 "use fewer codes or a larger sample."
             )
+        if config.collisions not in ("extra", "none") and config.overflow != "extra":
+            check_capacity(num_items, num_codes)
 
 
-def _after_level(level: int, tokenizer: SemanticIdTokenizer) -> str:
-    return f"fit level {level + 1}" if level < tokenizer.config.levels else "resolve collisions"
-
-
-def _restore(artifact: Artifact, arrays: Mapping[str, np.ndarray]) -> SemanticIdTokenizer:
-    plain = artifact.details["config"]
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items()}
-    config = TokenizerConfig(**values)
-    tokenizer = SemanticIdTokenizer(config)
-    tokenizer.semantic_ids_ = SemanticIds(arrays["codes"], tuple(artifact.details["num_codes"]))
-    tokenizer.vectors_, tokenizer.known_ = arrays["vectors"], arrays["known"]
-    tokenizer.report_ = QualityReport.from_dict(artifact.details["report"])
-    preprocessing = {
-        name.removeprefix("preprocessor."): array
-        for name, array in arrays.items()
-        if name.startswith("preprocessor.")
-    }
-    tokenizer.preprocessor_ = Preprocessor.from_arrays(config.preprocessing, preprocessing)
-    tokenizer.quantiser_ = RQKMeans(config.quantiser)
-    tokenizer.quantiser_.codebooks_ = [arrays[f"codebook.{level}"] for level in range(config.levels)]
-    tokenizer.artifact_ = artifact
-    _check_parts(tokenizer)
-    return tokenizer
-
-
-def _check_parts(tokenizer: SemanticIdTokenizer) -> None:
-    num_items, dim = tokenizer.vectors_.shape
-    sizes = tokenizer.config.quantiser.num_codes
-    shapes = [codebook.shape for codebook in tokenizer.quantiser_.codebooks_]
-    belong = (
-        tokenizer.semantic_ids_.num_items == num_items == len(tokenizer.known_)
-        and shapes == [(size, dim) for size in sizes]
-        and tokenizer.semantic_ids_.num_codes[: len(sizes)] == sizes
-        and tokenizer.preprocessor_.basis_.shape == (sum(tokenizer.preprocessor_.dims), dim)
-    )
-    if not belong:
-        assert tokenizer.artifact_ is not None
-        raise InputError(f"The parts of {tokenizer.artifact_.path} do not belong together: make the tokenizer again.")
+def _side_rows(side: Embedding, rows: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(side.vectors[rows], np.float32)
+    vectors[~np.asarray(side.valid)[rows]] = 0
+    return vectors

@@ -8,7 +8,8 @@ import pytest
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
-from semid.pipeline.encoding import encode_catalogue, encode_files
+from semid.pipeline import encoding
+from semid.pipeline.encoding import encode, encode_catalogue, encode_items, open_items
 from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 
@@ -43,6 +44,11 @@ def expected(tokenizer: SemanticIdTokenizer, first: np.ndarray, second: np.ndarr
     return codes
 
 
+def encode_files(tokenizer, files, names, dataset=None) -> pa.Table:
+    with open_items(tokenizer, files, names) as items:
+        return pa.Table.from_batches(encode_items(tokenizer, items, dataset=dataset))
+
+
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
 @pytest.mark.parametrize("order", [("82", "85"), ("85", "82")])
 def test_files_give_the_codes_of_their_vectors(tokenizer, tmp_path, vectors, kind, order):
@@ -72,7 +78,7 @@ def test_items_of_the_dataset_keep_their_codes(tokenizer, dataset, tmp_path):
 
 
 def test_the_catalogue_has_its_own_codes(tokenizer, dataset):
-    table = encode_catalogue(tokenizer, dataset)
+    table = pa.Table.from_batches(encode_catalogue(tokenizer, dataset))
     assert len(set(map(tuple, table["codes"].to_pylist()))) == dataset.num_items
 
 
@@ -93,3 +99,43 @@ def test_files_that_contradict_each_other(tokenizer, tmp_path, vectors):
     )
     with pytest.raises(InputError, match="no vectors"):
         encode_files(tokenizer, [tmp_path / "e.parquet"], ["82"])
+
+
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_a_killed_encode_goes_on(tokenizer, tmp_path, vectors, monkeypatch, kind):
+    monkeypatch.setattr(encoding, "BLOCK_ROWS", 3)
+    files, out = [tmp_path / f"{name}.{kind}" for name in ("82", "85")], tmp_path / "codes.parquet"
+    whole, calls = type(tokenizer).encode, []
+
+    def stops_at_the_third(self, embeddings, **rest):
+        calls.append(len(embeddings[0].vectors))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, embeddings, **rest)
+
+    monkeypatch.setattr(type(tokenizer), "encode", stops_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        encode(tokenizer, files, (), dataset=None, out=out)
+    assert not out.exists()
+    assert encode(tokenizer, files, (), dataset=None, out=out, resume=True) == 10
+    assert calls == [3, 3, 3, 3, 1]  # blocks one and two were not made again
+    monkeypatch.undo()
+    rows = pq.read_table(out).to_pydict()
+    codes = dict(zip(rows["item_id"], rows["codes"], strict=True))
+    assert [codes[item] for item in range(10)] == expected(tokenizer, *vectors)
+    left = [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "codes"))]
+    assert left == ["codes.parquet"]
+
+
+def test_resuming_with_other_input_is_refused(tokenizer, tmp_path, vectors, monkeypatch):
+    monkeypatch.setattr(encoding, "BLOCK_ROWS", 3)
+    first, _ = vectors
+    first[8] = np.nan
+    np.save(tmp_path / "82.npy", first)
+    out = tmp_path / "codes.jsonl"
+    with pytest.raises(InputError, match=r"item 8 of .*82.npy has NaN or infinity"):
+        encode(tokenizer, [tmp_path / "82.npy"], ["82"], dataset=None, out=out)
+    np.save(tmp_path / "82.npy", vectors[0][:7])
+    with pytest.raises(InputError, match="other settings or inputs: start without --resume"):
+        encode(tokenizer, [tmp_path / "82.npy"], ["82"], dataset=None, out=out, resume=True)
+    assert encode(tokenizer, [tmp_path / "82.npy"], ["82"], dataset=None, out=out) == 7

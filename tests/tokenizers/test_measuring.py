@@ -5,7 +5,9 @@ import pytest
 
 from semid.data.features import Embedding, Fields
 from semid.tokenizers.collisions.resolution import resolve
-from semid.tokenizers.report import QualityReport, measure_purity, measure_quality
+from semid.tokenizers.fusion.preprocessing import Preprocessor, PreprocessorConfig
+from semid.tokenizers.measuring import measure_purity, measure_quality
+from semid.tokenizers.report import QualityReport
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig, decode
 
 
@@ -17,14 +19,15 @@ def measured(num_items: int = 400, policy: str = "nearest") -> tuple[QualityRepo
     quantiser = RQKMeans(RQKMeansConfig(levels=2, codes=(8, 64))).fit(vectors[known])
     codes = quantiser.encode(vectors)
     resolution = resolve(codes, vectors, quantiser.codebooks_, policy=policy)
+    embeddings = [Embedding("a", vectors, known), Embedding("b", vectors, np.arange(num_items) % 2 == 0)]
     report = measure_quality(
         vectors=vectors,
         known=known,
-        captured=0.9,
-        embeddings=[Embedding("a", vectors, known), Embedding("b", vectors, np.arange(num_items) % 2 == 0)],
+        embeddings=embeddings,
+        preprocessor=Preprocessor(PreprocessorConfig(svd=4)).fit(embeddings),
+        quantiser=quantiser,
         codes=codes,
         resolution=resolution,
-        codebooks=quantiser.codebooks_,
     )
     return report, vectors, resolution.codes
 
@@ -70,6 +73,56 @@ def test_neighbours_by_brute_force() -> None:
     assert report.levels[0].neighbours_shared > 2 * report.levels[0].chance_shared
 
 
+def test_neighbours_by_decoded_codes_by_brute_force() -> None:
+    report, vectors, codes = measured()
+    rows = np.flatnonzero(np.arange(len(vectors)) % 10 != 0)
+    quantiser = RQKMeans(RQKMeansConfig(levels=2, codes=(8, 64))).fit(vectors[rows])
+    recalls = []
+    for points in (vectors[rows], quantiser.decode(codes[rows])):
+        distances = ((points[:, None].astype(np.float64) - points[None]) ** 2).sum(2)
+        np.fill_diagonal(distances, np.inf)
+        recalls.append(np.argsort(distances, axis=1)[:, :10])
+    shared = [len(set(one) & set(other)) for one, other in zip(*map(np.ndarray.tolist, recalls), strict=True)]
+    assert report.neighbour_recall == pytest.approx(np.mean(shared) / 10, abs=0.002)
+
+
+def test_worst_buckets_by_hand() -> None:
+    report, vectors, _ = measured()
+    quantiser = RQKMeans(RQKMeansConfig(levels=2, codes=(8, 64))).fit(vectors[np.arange(400) % 10 != 0])
+    found, counts = np.unique(quantiser.encode(vectors), axis=0, return_counts=True)
+    assert [bucket.size for bucket in report.worst_buckets] == sorted(counts[counts > 1].tolist(), reverse=True)[:5]
+    for bucket in report.worst_buckets:
+        assert counts[(found == bucket.codes).all(1)] == bucket.size
+        members = np.flatnonzero((quantiser.encode(vectors) == bucket.codes).all(1))
+        assert bucket.rows == tuple(members[:5].tolist())
+
+
+def test_energy_held_of_each_embedding() -> None:
+    """Components that are all of the first embedding and none of the second hold just the first one's energy."""
+    rng = np.random.default_rng(3)
+    first = np.zeros((500, 4), np.float32)
+    first[:, 0] = rng.standard_normal(500)
+    second = rng.standard_normal((500, 40)).astype(np.float32)
+    every = np.ones(500, bool)
+    embeddings = [Embedding("a", first, every), Embedding("b", second, every)]
+    quantiser = RQKMeans(RQKMeansConfig(levels=1, codes=4))
+    preprocessor = Preprocessor(PreprocessorConfig(svd=1)).fit(embeddings)
+    vectors, known = preprocessor.transform(embeddings)
+    codes = quantiser.fit(vectors).encode(vectors)
+    report = measure_quality(
+        vectors=vectors,
+        known=known,
+        embeddings=embeddings,
+        preprocessor=preprocessor,
+        quantiser=quantiser,
+        codes=codes,
+        resolution=resolve(codes, vectors, quantiser.codebooks_, policy="none"),
+    )
+    assert report.captured_by["a"] > 0.98
+    assert report.captured_by["b"] < 0.02
+    assert report.captured == pytest.approx(0.5, abs=0.02)
+
+
 def test_missing_shares() -> None:
     report, _, _ = measured()
     assert report.missing == {"a": pytest.approx(0.1), "b": pytest.approx(0.5)}
@@ -94,10 +147,29 @@ def test_a_column_without_pairs_is_left_out() -> None:
 def test_json_round_trip() -> None:
     report, _, codes = measured()
     fields = Fields(("parity",), (4,), (2 + np.arange(len(codes)) % 2).astype(np.int32)[:, None])
-    report = report.with_purity(codes, fields)
+    report = report.with_purity(measure_purity(codes, fields))
     text = json.dumps(report.to_dict())
     assert QualityReport.from_dict(json.loads(text)) == report
     assert json.loads(text)["levels"][0]["utilisation"] == report.levels[0].utilisation
+
+
+def test_names_in_json_are_those_that_tools_know() -> None:
+    """A figure that is renamed or dropped breaks tools: raise VERSION with it. New ones may be added."""
+    plain = measured()[0].to_dict()
+    assert plain["version"] == 1
+    assert plain.keys() >= {
+        *("items", "dim", "captured", "captured_by", "missing", "missing_all", "relative_error", "unresolved_error"),
+        *("neighbour_recall", "collisions", "levels", "worst_buckets", "purity"),
+    }
+    assert plain["levels"][0].keys() >= {
+        *("level", "codes", "used", "utilisation", "perplexity", "prefixes", "largest_prefix", "relative_error"),
+        *("neighbours_shared", "chance_shared"),
+    }
+    assert plain["collisions"].keys() >= {
+        *("policy", "overflow", "colliding_before", "colliding_after", "largest_before", "largest_after", "moved"),
+        *("prefix_changed", "overflowed", "added_distortion"),
+    }
+    assert plain["worst_buckets"][0].keys() == {"codes", "size", "rows"}
 
 
 def test_tables_have_a_row_for_everything() -> None:
@@ -108,6 +180,6 @@ def test_tables_have_a_row_for_everything() -> None:
     assert len({len(row) for row in levels}) == 1
     assert report.levels[2].relative_error == report.levels[1].relative_error
     names = [name for name, _ in report.summary_rows()]
-    assert {"items", "relative error", "collisions", "lacking a", "lacking b"} <= set(names)
-    assert [len(row) for row in report.with_purity(codes, fields).purity_rows()] == [5, 5]
+    assert {"items", "relative error", "neighbours", "collisions", "embedding a", "embedding b"} <= set(names)
+    assert [len(row) for row in report.with_purity(measure_purity(codes, fields)).purity_rows()] == [5, 5]
     assert len(report.purity_rows()) == 1

@@ -1,0 +1,82 @@
+"""How to make semantic IDs: the settings of a tokenizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from semid.errors import InputError
+from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES
+from semid.tokenizers.family import make_quantiser
+from semid.tokenizers.fusion.preprocessing import PreprocessorConfig
+from semid.tokenizers.quantiser import Quantiser
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """How to make semantic IDs.
+
+    Attributes:
+        embeddings: ids of the embeddings to fuse.
+        weights: share of the energy of each; None for equal shares.
+        svd: components of the fused vector.
+        whiten: whitening exponent of the components, from 0 (none) to 1 (full).
+        quantiser: a name of ``family.py``.
+        levels: L codes an item.
+        codes: K codes a level, one number for all or one a level.
+        options: further settings of the quantiser, by name.
+        collisions: ``optimal``, ``nearest``, ``random-k``, ``extra`` or ``none``; see ``collisions``.
+        collision_level: level, from 1, at which ``nearest`` and ``random-k`` move items; None for the last.
+        overflow: ``spill``, ``random``, ``extra`` or ``error``.
+        sample: most items to fit on; None for as many as fit into 256 MiB, and at least 64 a code.
+        seed: of every random choice.
+    """
+
+    embeddings: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
+    svd: int = 128
+    whiten: float = 0.0
+    quantiser: str = "rq-kmeans"
+    levels: int = 3
+    codes: int | tuple[int, ...] = 256
+    options: Mapping[str, Any] = field(default_factory=dict)
+    collisions: str = "nearest"
+    collision_level: int | None = None
+    overflow: str = "spill"
+    sample: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.embeddings:
+            raise InputError("No embedding was named: give at least one.")
+        if len(set(self.embeddings)) < len(self.embeddings):
+            raise InputError(f"An embedding is named twice in {', '.join(self.embeddings)}: name each once.")
+        if self.weights is not None and len(self.weights) != len(self.embeddings):
+            raise InputError(
+                f"{len(self.weights)} weights were given for {len(self.embeddings)} embeddings: give one each."
+            )
+        if self.collisions not in POLICIES:
+            raise InputError(f"Unknown collision policy {self.collisions!r}: use one of {', '.join(POLICIES)}.")
+        if self.overflow not in OVERFLOWS:
+            raise InputError(f"Unknown overflow policy {self.overflow!r}: use one of {', '.join(OVERFLOWS)}.")
+        if self.collision_level is not None and not 1 <= self.collision_level <= self.levels:
+            raise InputError(f"The collision level is {self.collision_level} but must lie in 1..{self.levels}.")
+        _ = self.preprocessing, self.num_codes  # their configurations check the rest
+
+    @property
+    def preprocessing(self) -> PreprocessorConfig:
+        return PreprocessorConfig(
+            svd=self.svd, weights=self.weights, whiten=self.whiten, sample=self.sample, seed=self.seed
+        )
+
+    @property
+    def num_codes(self) -> tuple[int, ...]:
+        """K of each level, before collisions are resolved."""
+        return self.new_quantiser().num_codes
+
+    def new_quantiser(self) -> Quantiser:
+        """An unfitted quantiser of this kind."""
+        own = {"levels": self.levels, "codes": self.codes, "seed": self.seed}
+        twice = sorted(own.keys() & self.options.keys())
+        if twice:
+            raise InputError(f"{twice[0]!r} has an option of its own: do not set it for the quantiser too.")
+        return make_quantiser(self.quantiser, **own, **self.options)
