@@ -216,7 +216,7 @@ class TestEmbeddings:
         vectors = np.zeros((3, 8), np.float32)
         vectors[1, 0] = np.inf
         np.save("new.npy", vectors)
-        assert "new.npy row 1" in fails("encode", "new.npy", "--emb", "82")
+        assert "item 1 of new.npy" in fails("encode", "new.npy", "--emb", "82")
 
     def test_mixed_dimensions(self, table, fails):
         (table / "emb_a.npy").unlink()

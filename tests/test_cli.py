@@ -60,7 +60,7 @@ def test_version(succeeded):
 @pytest.mark.parametrize(
     ("command", "config", "renamed"),
     [
-        (tokenizer_commands.fit, TokenizerConfig, {"embeddings": "emb"}),
+        (tokenizer_commands.fit, TokenizerConfig, {"embeddings": "emb", "options": ""}),
         (model_commands.train, TrainConfig, {}),
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),

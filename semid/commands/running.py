@@ -120,7 +120,9 @@ def _settings(context: typer.Context, path: Path) -> dict[str, Any]:
         if isinstance(value, Mapping):
             raise InputError(f"{path} has a table {key!r}, but settings are plain values: write {key} = value.")
         assert parameter.name is not None
-        given[parameter.name] = _as_typed(value, several=parameter.nargs == -1)
+        given[parameter.name] = _as_typed(
+            value, several=parameter.nargs == -1 or getattr(parameter, "multiple", False)
+        )
     return given
 
 

@@ -44,15 +44,19 @@ def write_resumable(
     if parts.exists() and not resume:
         logger.warning("Starting anew: %s of an unfinished run is replaced; --resume would go on with it.", parts)
         shutil.rmtree(parts)
-    _begin(parts, made_from)
-    done = sum(pq.read_metadata(path).num_rows for path in _finished(parts))
-    number = len(_finished(parts))
-    with full_disk_named(parts):
-        for batch in batches_from(done):
-            with create_file(parts / f"{number:08d}.parquet") as partial:
-                pq.write_table(pa.Table.from_batches([batch]), partial)
-            number += 1
-    count = write_rows(_read(parts), out)
+    try:
+        _begin(parts, made_from)
+        _write_parts(parts, batches_from)
+        count = write_rows(_read(parts), out)
+    except BaseException as stop:
+        done = _rows(parts)
+        if not done:
+            shutil.rmtree(parts, ignore_errors=True)
+        elif isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(
+                f"Interrupted: {done} rows are in {parts}; --resume goes on from there."
+            ) from None
+        raise
     shutil.rmtree(parts)
     return count
 
@@ -66,6 +70,19 @@ def _begin(parts: Path, made_from: Mapping[str, Any]) -> None:
     parts.mkdir(parents=True)
     with create_file(state) as partial:
         partial.write_text(json.dumps(dict(made_from)), encoding="utf-8")
+
+
+def _write_parts(parts: Path, batches_from: Callable[[int], Iterable[pa.RecordBatch]]) -> None:
+    number = len(_finished(parts))
+    with full_disk_named(parts):
+        for batch in batches_from(_rows(parts)):
+            with create_file(parts / f"{number:08d}.parquet") as partial:
+                pq.write_table(pa.Table.from_batches([batch]), partial)
+            number += 1
+
+
+def _rows(parts: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in _finished(parts))
 
 
 def _finished(parts: Path) -> list[Path]:
