@@ -1,7 +1,7 @@
 """Do better codes make better recommendations? One recommender, several tokenizers, the same seeds.
 
-For every dataset, tokenizer and seed: fit → train → generate on the test split; item-level, full ranking, no seen-item
-filter, model selection on validation only. The recommender and its settings are those of ``benchmarks/quality.py``.
+For every dataset, tokenizer and seed: fit → train → generate on the test split; item-level, full ranking, no filter,
+model selection on validation only. The recommender and its settings are those of ``benchmarks/quality.py``.
 Finished runs lie in the work folder and are not repeated; a stopped training goes on.
 
     python benchmarks/tokenizer_quality.py $SEMID_DATA/amazon14_beauty $SEMID_DATA/amazon14_sports --seeds 0,1,2
