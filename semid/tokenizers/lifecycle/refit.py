@@ -1,0 +1,226 @@
+"""A refit that keeps the codes it can: warm start, old labels, and new codes only where they pay.
+
+1. Every level starts at the centroids that the old codes stand for, and is fitted anew from there (``warm.py``); its
+   centroids get the old labels that most of their items have (linear assignment).
+2. An item keeps its old codes unless new ones lower the error enough: those whose old codes cost least stay, as many
+   as fit into a budget, a share of the error of a choice without regard for old codes. For a given rise of the error
+   no other choice keeps more. The others, new items among them, get the codes that are free then.
+3. The codebooks are fitted to these codes by joint least squares (``least_squares.py``), which lowers the error, so
+   that step 2 keeps more. Both repeat while codes are won back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.optimize import linear_sum_assignment
+
+from semid.codes import SemanticIds
+from semid.tokenizers.clustering.kmeans import KMeansConfig
+from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.collisions.packing import pack
+from semid.tokenizers.collisions.placement import Rows, place, squared_errors
+from semid.tokenizers.lifecycle.append import ChosenRows, CollisionPolicy, encode_rows
+from semid.tokenizers.lifecycle.least_squares import refine_codebooks
+from semid.tokenizers.lifecycle.warm import codebooks_of, fit_from
+from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
+
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inherited:
+    """A catalogue of which some items have codes from before.
+
+    Attributes:
+        vectors: (N, D) float32.
+        known: (N,) bool, whether the item has any embedding; those without keep their codes, whatever they cost.
+        rows: (n,) rising rows of the items that have old codes.
+        codes: their codes, in this order.
+    """
+
+    vectors: Rows
+    known: np.ndarray
+    rows: np.ndarray
+    codes: SemanticIds
+
+
+def fit_from_codes(vectors: np.ndarray, codes: np.ndarray, config: RQKMeansConfig) -> RQKMeans:
+    """Residual codebooks that begin at those the old codes stand for, and keep their labels.
+
+    The old codes alone carry over, not the old centroids: the vectors may come from another projection than before.
+
+    Args:
+        vectors: (n, D) float32, old and new items.
+        codes: (n, L) or wider, -1 throughout for items without old codes; at least one has some.
+        config: how to fit.
+    """
+    has = codes[:, 0] >= 0
+    quantiser = RQKMeans(config)
+    quantiser.codebooks_ = []
+    residuals = np.array(vectors, np.float32)
+    for start in codebooks_of(vectors[has], codes[has], config.num_codes):
+        fitted = fit_from(residuals, KMeansConfig(num_codes=len(start), iterations=config.iterations), start)
+        residuals -= fitted[assign(residuals, fitted)[0]]
+        quantiser.codebooks_.append(fitted)
+    return relabel(quantiser, vectors[has], codes[has])
+
+
+def relabel(quantiser: RQKMeans, vectors: np.ndarray, codes: np.ndarray) -> RQKMeans:
+    """Number the centroids of each level so that as many items as possible have their old code at it.
+
+    Args:
+        quantiser: fitted; its codebooks are put in another order.
+        vectors: (n, D) float32.
+        codes: (n, L) or wider, what the items had.
+    """
+    found = quantiser.encode(vectors)
+    for level, codebook in enumerate(quantiser.codebooks_):
+        labels = match_labels(codes[:, level], found[:, level], len(codebook))
+        ordered = np.empty_like(codebook)
+        ordered[labels] = codebook
+        quantiser.codebooks_[level] = ordered
+    return quantiser
+
+
+def match_labels(old: np.ndarray, new: np.ndarray, size: int) -> np.ndarray:
+    """The old label of each new one, one to one, with the most items whose label stays.
+
+    Args:
+        old, new: (n,) labels below ``size`` of the same items.
+
+    Returns:
+        (size,) int64: new label k becomes ``labels[k]``. A label that no item of the other side shares keeps its
+        number where that is free.
+    """
+    shared = sp.coo_matrix((np.ones(len(old)), (new, old)), shape=(size, size)).tocsr()
+    labels = np.full(size, -1)
+    sure = _sure_pairs(shared)
+    labels[sure[0]] = sure[1]
+    open_new, open_old = np.flatnonzero(labels < 0), np.setdiff1d(np.arange(size), sure[1])
+    rest = shared[open_new][:, open_old].toarray()
+    # among equals, a label that stays; a fraction that no count can outweigh
+    rest += np.where(open_new[:, None] == open_old, 0.5 / max(size, 1), 0)
+    rows, columns = linear_sum_assignment(rest, maximize=True)
+    labels[open_new[rows]] = open_old[columns]
+    return labels
+
+
+def _sure_pairs(shared: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs that some best matching has: each shares as much as the best others of its row and column together."""
+    pairs = shared.tocoo()
+    (best_row, others_row), (best_column, others_column) = (_best_two(x, pairs.data) for x in (pairs.row, pairs.col))
+    both = np.intersect1d(best_row, best_column)
+    row, column = pairs.row[both], pairs.col[both]
+    sure = pairs.data[both] >= others_row[row] + others_column[column]
+    return row[sure], column[sure]
+
+
+def _best_two(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position of the largest value of each label that occurs, and by label the second largest value, else 0."""
+    order = np.lexsort((-values, labels))
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    second = np.zeros(int(labels.max(initial=-1)) + 1)
+    after = starts + 1
+    several = (after < len(order)) & ~np.isin(after, starts)
+    second[labels[order[after[several]]]] = values[order[after[several]]]
+    return order[starts], second
+
+
+def keep_codes(
+    items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, *, tolerance: float
+) -> tuple[SemanticIds, np.ndarray]:
+    """Codes of a catalogue, with as many old ones as the tolerance allows; the codebooks are fitted to them.
+
+    Args:
+        items: the catalogue and the old codes.
+        quantiser: freshly fitted; its codebooks are replaced.
+        how: the collision policy.
+        tolerance: share by which the error may exceed that of a choice without regard for old codes.
+
+    Returns:
+        The codes, and the (N, L) nearest codes under the new codebooks.
+
+    Raises:
+        InputError: more items than codes.
+    """
+    allowed, best, best_changed = np.inf, None, len(items.rows) + 1
+    known_rows = np.flatnonzero(items.known)
+    for _ in range(_ROUNDS):
+        codebooks = quantiser.codebooks_
+        wanted = encode_rows(items.vectors, quantiser)
+        free_errors = _errors(_place(None, wanted, items.vectors, codebooks, how), items.vectors, codebooks)
+        total = float(free_errors[items.known].sum())
+        allowed = min(allowed, (1 + tolerance) * total)
+        codes = _keep_cheapest(items, wanted, free_errors, max(allowed - total, 0.0), codebooks, how)
+        changed = int((codes[items.rows, : items.codes.num_levels] != items.codes.codes).any(axis=1).sum())
+        if changed >= best_changed:
+            break
+        quantiser.codebooks_ = refine_codebooks(items.vectors, known_rows, codes[known_rows], codebooks)
+        best, best_changed = codes, changed
+        if not changed:
+            break
+    assert best is not None
+    num_codes = quantiser.num_codes
+    if best.shape[1] > len(num_codes):
+        num_codes = (*num_codes, int(best[:, -1].max(initial=0)) + 1)
+    return SemanticIds(best, num_codes), encode_rows(items.vectors, quantiser)
+
+
+def _keep_cheapest(
+    items: Inherited,
+    wanted: np.ndarray,
+    free_errors: np.ndarray,
+    budget: float,
+    codebooks: Sequence[np.ndarray],
+    how: CollisionPolicy,
+) -> np.ndarray:
+    """Codes of all items: old ones where they cost least, as long as the budget lasts, and free ones for the rest."""
+    rows, old = items.rows, items.codes
+    old_errors = _errors(old.codes, ChosenRows(items.vectors, rows), codebooks)
+    kept = np.zeros(len(wanted), bool)
+    kept[rows] = _cheapest(np.where(items.known[rows], old_errors - free_errors[rows], 0), budget)
+    kept_codes = old.codes[kept[rows]]
+    others = np.flatnonzero(~kept)
+    placed = _place(kept_codes, wanted[others], ChosenRows(items.vectors, others), codebooks, how)
+    codes = np.zeros((len(wanted), max(placed.shape[1], old.num_levels)), np.int32)
+    codes[others, : placed.shape[1]] = placed
+    codes[kept, : old.num_levels] = kept_codes
+    _return_home(codes, items, old_errors, codebooks)
+    return codes
+
+
+def _place(
+    taken: np.ndarray | None, wanted: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndarray], how: CollisionPolicy
+) -> np.ndarray:
+    others = np.empty((0, len(codebooks)), np.int32) if taken is None else taken
+    return place(others, wanted, vectors, codebooks, **how.arguments).codes
+
+
+def _errors(codes: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndarray]) -> np.ndarray:
+    return squared_errors(codes[:, : len(codebooks)], vectors, codebooks).astype(np.float64)
+
+
+def _cheapest(costs: np.ndarray, budget: float) -> np.ndarray:
+    """(n,) bool: as many as possible whose costs together stay within the budget."""
+    order = np.argsort(costs, kind="stable")
+    chosen = np.zeros(len(costs), bool)
+    # gains are no budget for others: what costs nothing stays anyway
+    chosen[order[np.cumsum(np.maximum(costs[order], 0)) <= budget]] = True
+    return chosen
+
+
+def _return_home(
+    codes: np.ndarray, items: Inherited, old_errors: np.ndarray, codebooks: Sequence[np.ndarray]
+) -> None:
+    """Give items that were moved back what they had, where nobody took it and it serves them no worse."""
+    rows, old = items.rows, items.codes
+    changed = np.flatnonzero((codes[rows, : old.num_levels] != old.codes).any(axis=1))
+    now = _errors(codes[rows[changed]], ChosenRows(items.vectors, rows[changed]), codebooks)
+    changed = changed[old_errors[changed] <= now]
+    home = np.zeros((len(changed), codes.shape[1]), codes.dtype)
+    home[:, : old.num_levels] = old.codes[changed]
+    keys = pack(np.concatenate([home, codes]))
+    free = ~np.isin(keys[: len(changed)], keys[len(changed) :])
+    codes[rows[changed[free]]] = home[free]
