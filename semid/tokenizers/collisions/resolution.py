@@ -16,7 +16,7 @@ from semid.tokenizers.collisions.placement import (
     squared_errors,
 )
 
-__all__ = ["OVERFLOWS", "POLICIES", "CollisionReport", "Resolution", "bucket_sizes", "check_capacity", "resolve"]
+__all__ = ["OVERFLOWS", "POLICIES", "CollisionReport", "Resolution", "bucket_sizes", "check_capacity", "report_moves", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,11 +106,11 @@ def resolve(
     resolved[contested] = placed.codes
     if width > len(codebooks):
         num_codes = (*num_codes, int(resolved[:, -1].max(initial=0)) + 1)
-    report = _report(codes, resolved, vectors, codebooks, policy, overflow, placed.overflowed)
+    report = report_moves(codes, resolved, vectors, codebooks, policy, overflow, placed.overflowed)
     return Resolution(codes=resolved, num_codes=num_codes, report=report)
 
 
-def _report(
+def report_moves(
     before: np.ndarray,
     after: np.ndarray,
     vectors: Rows,
@@ -119,6 +119,15 @@ def _report(
     overflow: str,
     overflowed: int,
 ) -> CollisionReport:
+    """What giving items other codes than their nearest ones did.
+
+    Args:
+        before: (N, L) nearest codes.
+        after: (N, L) or (N, L + 1) codes.
+        vectors, codebooks: as for :func:`resolve`.
+        policy, overflow: that were in force.
+        overflowed: number of items that found no free code beside their other codes.
+    """
     sizes_before, sizes_after = bucket_sizes(before), bucket_sizes(after)
     error_before = float(squared_errors(before, vectors, codebooks).mean(dtype=np.float64))
     error_after = float(squared_errors(after, vectors, codebooks).mean(dtype=np.float64))
