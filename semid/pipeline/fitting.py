@@ -46,9 +46,16 @@ def fit_tokenizer(
         progress=progress,
     )
     if out is not None:
-        parents = {"dataset": dataset.artifact} if dataset.artifact else {}
-        tokenizer.save(out, settings=settings, parents=parents)
+        save_tokenizer(tokenizer, dataset, out, settings=settings)
     return tokenizer
+
+
+def save_tokenizer(
+    tokenizer: SemanticIdTokenizer, dataset: Dataset, out: Path, *, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Save a tokenizer as one whose catalogue is the items of the dataset, by row and by id."""
+    parents = {"dataset": dataset.artifact} if dataset.artifact else {}
+    tokenizer.save(out, settings=settings, parents=parents, item_ids=dataset.item_ids)
 
 
 def _embedding(dataset: Dataset, name: str, seed: int) -> Embedding:

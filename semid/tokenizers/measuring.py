@@ -1,10 +1,10 @@
 """Measures a set of codes: errors, neighbours, buckets and purity, block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from semid.data.features import FIELD_RESERVED, Embedding, Fields
+from semid.data.features import FIELD_RESERVED, Fields
 from semid.tokenizers.collisions.resolution import Resolution, bucket_sizes
 from semid.tokenizers.fusion.preprocessing import Preprocessor
 from semid.tokenizers.quantiser import Quantiser
@@ -23,7 +23,7 @@ def measure_quality(
     *,
     vectors: Vectors,
     known: np.ndarray,
-    embeddings: Sequence[Embedding],
+    valid: Mapping[str, np.ndarray],
     preprocessor: Preprocessor,
     quantiser: Quantiser,
     codes: np.ndarray,
@@ -35,7 +35,7 @@ def measure_quality(
     Args:
         vectors: (N, D) float32 that were quantised.
         known: (N,) bool, whether the item has any embedding.
-        embeddings: what the vectors were made from.
+        valid: by embedding that the vectors were made from, in order, (N,) bool whether the item has it.
         preprocessor: that made the vectors.
         quantiser: that made the codes.
         codes: (N, L) before collisions were resolved.
@@ -54,10 +54,8 @@ def measure_quality(
         items=len(vectors),
         dim=vectors.shape[1],
         captured=preprocessor.captured_,
-        captured_by={
-            embedding.name: share for embedding, share in zip(embeddings, _captured_by(preprocessor), strict=True)
-        },
-        missing={embedding.name: float(1 - np.mean(embedding.valid)) for embedding in embeddings},
+        captured_by=dict(zip(valid, _captured_by(preprocessor), strict=True)),
+        missing={name: float(1 - np.mean(has)) for name, has in valid.items()},
         missing_all=float(1 - known.mean()),
         relative_error=resolved[0],
         unresolved_error=unresolved,

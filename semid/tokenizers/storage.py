@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from semid.artifacts import Artifact, create_artifact, open_artifact
 from semid.codes import SemanticIds
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 KIND = "tokenizer"
 _ARRAYS = "tokenizer.safetensors"
 _VECTORS = "vectors.npy"
+_ITEMS = "items.parquet"
 
 
 def save_tokenizer(
@@ -28,18 +31,22 @@ def save_tokenizer(
     path: Path,
     settings: Mapping[str, Any] | None,
     parents: Mapping[str, Artifact] | None,
+    item_ids: np.ndarray | None,
 ) -> Artifact:
     """Write a fitted tokenizer; see ``SemanticIdTokenizer.save``."""
     plain = asdict(tokenizer.config)
     arrays = {
         "codes": tokenizer.semantic_ids_.codes,
-        "known": tokenizer.known_,
+        "valid": tokenizer.valid_,
+        "fitted": tokenizer.fitted_,
         **_prefixed("quantiser", tokenizer.quantiser_.to_arrays()),
         **_prefixed("preprocessor", tokenizer.preprocessor_.to_arrays()),
     }
     with create_artifact(path, KIND, settings=plain if settings is None else settings, parents=parents) as writer:
         writer.save_arrays(_ARRAYS, arrays)
         write_vectors(writer.path / _VECTORS, tokenizer.vectors_)
+        if item_ids is not None:
+            pq.write_table(pa.table({"raw_id": pa.array(item_ids)}), writer.path / _ITEMS)
         writer.details |= {
             "config": plain,
             "num_codes": list(tokenizer.semantic_ids_.num_codes),
@@ -59,7 +66,7 @@ def load_tokenizer(path: Path, kind: type["SemanticIdTokenizer"]) -> "SemanticId
     try:
         tokenizer = kind(_config(artifact.details["config"]))
         tokenizer.semantic_ids_ = SemanticIds(arrays["codes"], tuple(artifact.details["num_codes"]))
-        tokenizer.known_ = arrays["known"]
+        tokenizer.valid_, tokenizer.fitted_ = arrays["valid"], arrays["fitted"]
         tokenizer.report_ = QualityReport.from_dict(artifact.details["report"])
         tokenizer.preprocessor_ = Preprocessor.from_arrays(
             tokenizer.config.preprocessing, _under("preprocessor", arrays)
@@ -71,6 +78,17 @@ def load_tokenizer(path: Path, kind: type["SemanticIdTokenizer"]) -> "SemanticId
     tokenizer.artifact_ = artifact
     _check_parts(tokenizer)
     return tokenizer
+
+
+def read_item_ids(artifact: Artifact) -> pa.Array:
+    """(N,) raw ids of the items of a tokenizer's catalogue, in the order of their rows.
+
+    Raises:
+        InputError: it was saved without them.
+    """
+    if _ITEMS not in artifact.files:
+        raise InputError(f"{artifact.path} does not name its items: fit it with `semid fit` on a prepared dataset.")
+    return pq.read_table(artifact.verified(_ITEMS), columns=["raw_id"])["raw_id"].combine_chunks()
 
 
 def _config(plain: Mapping[str, Any]) -> TokenizerConfig:
@@ -91,7 +109,8 @@ def _check_parts(tokenizer: "SemanticIdTokenizer") -> None:
     num_items, dim = tokenizer.vectors_.shape
     num_codes = tokenizer.config.num_codes
     belong = (
-        tokenizer.semantic_ids_.num_items == num_items == len(tokenizer.known_)
+        tokenizer.semantic_ids_.num_items == num_items == len(tokenizer.fitted_)
+        and tokenizer.valid_.shape == (num_items, len(tokenizer.config.embeddings))
         and tuple(map(len, tokenizer.quantiser_.codebooks_)) == num_codes
         and tokenizer.semantic_ids_.num_codes[: len(num_codes)] == num_codes
         and tokenizer.preprocessor_.basis_.shape == (sum(tokenizer.preprocessor_.dims), dim)

@@ -13,9 +13,10 @@ from semid.data.building.arrays import ArrayWriter
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
 from semid.progress import Progress, silent
-from semid.tokenizers.collisions.resolution import check_capacity, resolve
+from semid.tokenizers.collisions.resolution import Resolution, check_capacity, resolve
 from semid.tokenizers.config import TokenizerConfig
 from semid.tokenizers.fusion.preprocessing import Preprocessor
+from semid.tokenizers.lifecycle.append import CollisionPolicy
 from semid.tokenizers.measuring import measure_purity, measure_quality
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.report import QualityReport
@@ -38,7 +39,9 @@ class SemanticIdTokenizer:
         config: how.
         semantic_ids_: the codes of the catalogue.
         vectors_: (N, S) float32 fused vectors of the catalogue, in memory or on disk; random where not ``known_``.
-        known_: (N,) bool, whether the item has any of the embeddings.
+        valid_: (N, E) bool, whether the item has each of the embeddings.
+        known_: (N,) bool, whether it has any of them.
+        fitted_: (N,) bool, whether it was there at the fit, not appended since.
         report_: quality of the codes.
         preprocessor_, quantiser_: the fitted parts.
         artifact_: where it was loaded from or saved to; None before.
@@ -46,7 +49,8 @@ class SemanticIdTokenizer:
 
     semantic_ids_: SemanticIds
     vectors_: Vectors
-    known_: np.ndarray
+    valid_: np.ndarray
+    fitted_: np.ndarray
     report_: QualityReport
     preprocessor_: Preprocessor
     quantiser_: Quantiser
@@ -55,6 +59,18 @@ class SemanticIdTokenizer:
     def __init__(self, config: TokenizerConfig) -> None:
         self.config = config
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def known_(self) -> np.ndarray:
+        """(N,) bool, whether the item has any of the embeddings."""
+        return np.asarray(self.valid_.any(axis=1))
+
+    @property
+    def collision_policy(self) -> CollisionPolicy:
+        """How items that want the same codes are told apart."""
+        config = self.config
+        level = (config.collision_level or config.levels) - 1
+        return CollisionPolicy(policy=config.collisions, overflow=config.overflow, level=level, seed=config.seed)
 
     def fit(
         self,
@@ -83,35 +99,45 @@ class SemanticIdTokenizer:
         self._check_size(len(embeddings[0].vectors))
         tell("read embeddings", 0, None)
         self.preprocessor_ = Preprocessor(self.config.preprocessing).fit(embeddings)
-        self.vectors_, self.known_ = self._project(embeddings, scratch, tell)
-        rows = self._rows_to_fit_on()
+        self.read_catalogue(embeddings, scratch=scratch, progress=tell)
+        rows = self.rows_to_fit_on()
         tell("fit codes", 0, None)
         self.quantiser_ = self.config.new_quantiser().fit(
             self.vectors_[rows], side=None if side is None else _side_rows(side, rows), progress=tell
         )
-        self._number_items(embeddings, tell)
+        self._number_items(tell)
         if fields is not None:
             self.report_ = self.report_.with_purity(measure_purity(self.semantic_ids_.codes, fields))
         return self
 
-    def _project(
-        self, embeddings: Sequence[Embedding], scratch: Path | None, tell: Progress
-    ) -> tuple[Vectors, np.ndarray]:
-        """Vectors of the catalogue, in memory or in a scratch file, and which items have any."""
-        num_items, dim = len(embeddings[0].vectors), len(self.preprocessor_.variances_)
-        known = np.empty(num_items, bool)
+    def read_catalogue(
+        self, embeddings: Sequence[Embedding], *, scratch: Path | None = None, progress: Progress | None = None
+    ) -> None:
+        """Take over the embeddings of a catalogue: sets ``vectors_``, in memory or in a scratch file, and ``valid_``.
+
+        Args:
+            embeddings: one row an item.
+            scratch: folder for vectors that do not fit into memory.
+            progress: told of every block.
+
+        Raises:
+            InputError: other embeddings or dimensions than the preprocessor was fitted with, or NaN or infinity.
+        """
+        self._check_names(embeddings)
+        tell = progress or silent
+        num_items, dim = len(embeddings[0].vectors), self.preprocessor_.num_components
+        self.valid_ = np.stack([np.asarray(embedding.valid, bool) for embedding in embeddings], axis=1)
         if 4 * num_items * dim <= MEMORY_BYTES:
-            vectors = np.empty((num_items, dim), np.float32)
-            for rows, block, has in self._transform_blocks(embeddings, 0, tell):
-                vectors[rows], known[rows] = block, has
-            return vectors, known
+            self.vectors_ = np.empty((num_items, dim), np.float32)
+            for rows, vectors, _ in self._transform_blocks(embeddings, 0, tell):
+                self.vectors_[rows] = vectors
+            return
         self._scratch = tempfile.TemporaryDirectory(prefix=".semid-vectors-", dir=scratch)
         path = Path(self._scratch.name) / "vectors.npy"
         with ArrayWriter(path, np.float32, (dim,)) as writer:
-            for rows, block, has in self._transform_blocks(embeddings, 0, tell):
-                writer.append(block)
-                known[rows] = has
-        return StoredVectors(path), known
+            for _, vectors, _ in self._transform_blocks(embeddings, 0, tell):
+                writer.append(vectors)
+        self.vectors_ = StoredVectors(path)
 
     def _transform_blocks(
         self, embeddings: Sequence[Embedding], first_row: int, tell: Progress
@@ -121,7 +147,8 @@ class SemanticIdTokenizer:
             yield rows, vectors, known
             tell("project items", rows.stop, num_items)
 
-    def _rows_to_fit_on(self) -> np.ndarray:
+    def rows_to_fit_on(self) -> np.ndarray:
+        """Rows of the catalogue, a sample of those with an embedding, that a quantiser is fitted to in memory."""
         rows = np.flatnonzero(self.known_)
         largest = max(self.config.num_codes)
         if largest > len(rows):
@@ -134,33 +161,36 @@ class SemanticIdTokenizer:
             return rows
         return np.sort(np.random.default_rng(self.config.seed).choice(rows, sample, replace=False))
 
-    def _number_items(self, embeddings: Sequence[Embedding], tell: Progress) -> None:
-        config, quantiser = self.config, self.quantiser_
-        codes = np.empty((len(self.vectors_), config.levels), np.int32)
+    def _number_items(self, tell: Progress) -> None:
+        codes = np.empty((len(self.vectors_), self.config.levels), np.int32)
         for rows in row_blocks(len(codes)):
             tell("encode items", rows.start, len(codes))
-            codes[rows] = quantiser.encode(self.vectors_[rows])
+            codes[rows] = self.quantiser_.encode(self.vectors_[rows])
         tell("resolve collisions", 0, None)
-        resolution = resolve(
-            codes,
-            Latents(self.vectors_, quantiser),
-            quantiser.codebooks_,
-            policy=config.collisions,
-            overflow=config.overflow,
-            level=(config.collision_level or config.levels) - 1,
-            seed=config.seed,
-        )
+        latents = Latents(self.vectors_, self.quantiser_)
+        resolution = resolve(codes, latents, self.quantiser_.codebooks_, **self.collision_policy.arguments)
+        self.fitted_ = np.ones(len(codes), bool)
+        self.take_codes(codes, resolution, tell)
+
+    def take_codes(self, nearest: np.ndarray, resolution: Resolution, progress: Progress | None = None) -> None:
+        """Make codes those of the catalogue, and measure them.
+
+        Args:
+            nearest: (N, L) int32, the codes that the items would have if several might share them.
+            resolution: what they have.
+            progress: told of the stage.
+        """
         self.semantic_ids_ = SemanticIds(resolution.codes, resolution.num_codes)
-        tell("measure quality", 0, None)
+        (progress or silent)("measure quality", 0, None)
         self.report_ = measure_quality(
             vectors=self.vectors_,
             known=self.known_,
-            embeddings=embeddings,
+            valid=dict(zip(self.config.embeddings, self.valid_.T, strict=True)),
             preprocessor=self.preprocessor_,
-            quantiser=quantiser,
-            codes=codes,
+            quantiser=self.quantiser_,
+            codes=nearest,
             resolution=resolution,
-            seed=config.seed,
+            seed=self.config.seed,
         )
 
     def transform(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -200,6 +230,7 @@ class SemanticIdTokenizer:
         path: str | Path,
         settings: Mapping[str, Any] | None = None,
         parents: Mapping[str, Artifact] | None = None,
+        item_ids: np.ndarray | None = None,
     ) -> Artifact:
         """Write the fitted tokenizer as an artifact directory.
 
@@ -207,8 +238,9 @@ class SemanticIdTokenizer:
             path: the directory.
             settings: plain values of the command that made it; the configuration by default.
             parents: artifacts it was made from, such as ``{"dataset": …}``.
+            item_ids: (N,) ids of the items outside, by which another dataset finds them again.
         """
-        self.artifact_ = save_tokenizer(self, Path(path), settings, parents)
+        self.artifact_ = save_tokenizer(self, Path(path), settings, parents, item_ids)
         return self.artifact_
 
     @staticmethod

@@ -23,7 +23,7 @@ def measured(num_items: int = 400, policy: str = "nearest") -> tuple[QualityRepo
     report = measure_quality(
         vectors=vectors,
         known=known,
-        embeddings=embeddings,
+        valid={embedding.name: embedding.valid for embedding in embeddings},
         preprocessor=Preprocessor(PreprocessorConfig(svd=4)).fit(embeddings),
         quantiser=quantiser,
         codes=codes,
@@ -112,7 +112,7 @@ def test_energy_held_of_each_embedding() -> None:
     report = measure_quality(
         vectors=vectors,
         known=known,
-        embeddings=embeddings,
+        valid={embedding.name: embedding.valid for embedding in embeddings},
         preprocessor=preprocessor,
         quantiser=quantiser,
         codes=codes,

@@ -16,7 +16,16 @@ from semid.tokenizers.collisions.placement import (
     squared_errors,
 )
 
-__all__ = ["OVERFLOWS", "POLICIES", "CollisionReport", "Resolution", "bucket_sizes", "check_capacity", "report_moves", "resolve"]
+__all__ = [
+    "OVERFLOWS",
+    "POLICIES",
+    "CollisionReport",
+    "Resolution",
+    "bucket_sizes",
+    "check_capacity",
+    "report_moves",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
