@@ -1,0 +1,1 @@
+"""Quantisers trained by gradient: networks, codebooks, losses and the loop they share."""
