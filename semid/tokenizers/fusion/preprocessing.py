@@ -1,39 +1,37 @@
 """Several embeddings, partly missing, as one short vector an item: centre, scale, concatenate, truncated SVD.
 
-Each embedding e is centred on its valid rows and scaled so that its mean energy (squared length) is its weight. With
-z the concatenation, S = E[z zᵀ] = U Λ Uᵀ and t = Uᵀ z the leading components. S is taken block by block over the rows
-that have both embeddings, in one streamed pass, so rows lacking some still count. Where two embeddings have n rows in
-common out of the m of the rarer one, their block is shrunk by n / (n + (1 − n/m)·min(D_e, D_f)): taken from a handful
-of rows it would be mostly noise.
+Each embedding e is centred on its valid rows and scaled so that its mean energy (squared length) is its weight, or
+whitened first. With z the concatenation, S = E[z zᵀ] = U Λ Uᵀ and t = Uᵀ z the leading components. Blocks of S are
+taken over the rows that have both embeddings, in one streamed pass, so rows lacking some still count. Instead,
+generalised canonical correlation looks for what the embeddings agree on.
 
-An item lacking some embeddings is projected from those it has. The model is z_e = U_e t + noise_e, with t ~ N(0, Λ')
-and noise_e ~ N(0, ψ_e I), where ψ_e is what the components leave of the energy of e: probabilistic PCA (Tipping and
-Bishop 1999) with one noise level an embedding. The absent part of t = Σ_e U_eᵀ z_e takes its conditional mean
-
-    t = U_oᵀ z_o + U_mᵀ U_m (U_oᵀ Ψ_o⁻¹ U_o + Λ'⁻¹)⁻¹ U_oᵀ Ψ_o⁻¹ z_o
-
-over observed o and missing m: a ridge-regularised least squares in the shared space, and plain Uᵀ z when nothing is
-missing. An item without any embedding gets a random draw from N(0, Λ), fixed by its row, so that such items spread
-over all codes instead of filling one; it is marked as not known.
+An item lacking some embeddings is projected from those it has by regression in the shared space. An item without any
+gets a random draw from N(0, Λ), fixed by its row, so that such items spread over all codes instead of filling one; it
+is marked as not known.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 
 from semid.data.features import Embedding
 from semid.errors import InputError
+from semid.tokenizers.fusion.applying import Pattern, patterns_of, project_rows
+from semid.tokenizers.fusion.projection import noise_levels, regression
+from semid.tokenizers.fusion.reading import SLAB_ROWS, RowSource, stretches
+from semid.tokenizers.fusion.shared_space import fit_shared_space
+from semid.tokenizers.fusion.workers import Workers
 
-_ROWS = 8192
+SCALES = ("energy", "whiten")
+FUSIONS = ("svd", "gcca")
+FILLS = ("regression", "mean")
+_ARRAYS = ("scales", "basis", "variances", "grams", "noise", "votes", "rotation", "shares")
 _DRAWN_ROWS = 1024
-_FULL_DECOMPOSITION_DIM = 1024
-_OVERSAMPLING = 32
-_SUBSPACE_PASSES = 10
-# Relative to the largest: moments are summed from float32 products.
-_RANK_TOLERANCE = 1e-6
+# Of one block of vectors, and of what is mapped to make it.
+_VECTOR_BYTES = 8 << 20
+_MAPPED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,15 +40,27 @@ class PreprocessorConfig:
 
     Attributes:
         svd: components to keep; fewer are kept where the embeddings have a lower rank.
-        weights: mean energy of each embedding, in their order; None for 1 each.
+        weights: mean energy of each embedding, in their order, or its vote in ``gcca``; None for 1 each.
+        scale: ``energy`` multiplies each embedding by a number, ``whiten`` first gives all its directions the same
+            variance.
+        fuse: ``svd`` keeps the directions of most energy, ``gcca`` those that most embeddings agree on.
+        ridge: in whitening, and so in ``gcca``: share of an embedding's mean variance added to each direction's.
+        missing: absent embeddings of an item are made up for by ``regression`` on those it has (in ``gcca``, by the
+            mean of what they say), or taken as their ``mean``.
         whiten: component j is divided by its standard deviation to this power: 0 keeps the variances, 1 makes them 1.
+        rotate: turn the components at random, so that all have the same variance: for product and scalar quantisers.
         sample: most rows to take the moments from; None for all.
-        seed: of the sample and of the vectors of items without any embedding.
+        seed: of the sample, the rotation and the vectors of items without any embedding.
     """
 
     svd: int = 128
     weights: tuple[float, ...] | None = None
+    scale: str = "energy"
+    fuse: str = "svd"
+    ridge: float = 0.01
+    missing: str = "regression"
     whiten: float = 0.0
+    rotate: bool = False
     sample: int | None = None
     seed: int = 0
 
@@ -59,6 +69,17 @@ class PreprocessorConfig:
             raise InputError(f"The number of SVD components is {self.svd} but must be at least 1.")
         if self.weights is not None and not all(np.isfinite(w) and w > 0 for w in self.weights):
             raise InputError(f"Embedding weights must be positive numbers, not {self.weights}.")
+        for name, value, choices in (
+            ("scale", self.scale, SCALES),
+            ("fuse", self.fuse, FUSIONS),
+            ("missing", self.missing, FILLS),
+        ):
+            if value not in choices:
+                raise InputError(f"Unknown value {value!r} of {name!r}: use one of {', '.join(choices)}.")
+        if self.fuse == "gcca" and self.scale != "energy":
+            raise InputError("Fusion by 'gcca' whitens every embedding itself: leave 'scale' at 'energy'.")
+        if not 0 <= self.ridge < np.inf:
+            raise InputError(f"The ridge is {self.ridge} but must be a number of at least 0.")
         if not 0 <= self.whiten <= 1:
             raise InputError(f"The whitening exponent is {self.whiten} but must lie between 0 and 1.")
         if self.sample is not None and self.sample < 2:
@@ -71,9 +92,13 @@ class Preprocessor:
     Attributes:
         means_: per embedding, (D_e,) float32.
         scales_: (E,) float32 factor after centring.
-        basis_: (D_total, S) float32 orthonormal columns U, blocks in the order of the embeddings.
+        basis_: (D_total, S) float32, blocks in the order of the embeddings: the components of an item that has all
+            are Σ_e scale_e (x_e − mean_e) basis_e. Orthonormal columns, unless embeddings are whitened.
         variances_: (S,) float32, Λ of the components, falling.
-        noise_: (E,) float32, ψ_e per dimension.
+        grams_: (E, S, S) float32, products of each embedding's part of the orthonormal columns.
+        noise_: (E,) float32, ψ_e per dimension, of ``projection``.
+        votes_: (E,) float32 weights.
+        rotation_: (S, S) float32 orthogonal, or (0, 0) for none.
         captured_: share of the energy that the components hold.
         shares_: (E,) float32, the same of each embedding alone.
     """
@@ -82,7 +107,10 @@ class Preprocessor:
     scales_: np.ndarray
     basis_: np.ndarray
     variances_: np.ndarray
+    grams_: np.ndarray
     noise_: np.ndarray
+    votes_: np.ndarray
+    rotation_: np.ndarray
     captured_: float
     shares_: np.ndarray
 
@@ -102,25 +130,35 @@ class Preprocessor:
     def fit(self, embeddings: Sequence[Embedding]) -> "Preprocessor":
         """Fit to the rows of one catalogue.
 
+        Files are read once, block by block (twice if the embeddings have more than 4096 dimensions in all). Beside a
+        stored moment, D_total² float64 and as much again while it is decomposed, memory stays at some 100 MB however
+        many items there are.
+
         Raises:
-            InputError: no embedding, unequal numbers of rows or weights, an embedding without a valid row, or NaN or
-                infinity in a valid row.
+            InputError: no embedding, unequal numbers of rows or weights, an embedding without a valid row, NaN or
+                infinity in a valid row, or more than 4096 dimensions in all to whiten.
         """
-        _check_shapes(embeddings)
+        config = self.config
         weights = self._weights(embeddings)
-        rows = self._sample_rows(len(embeddings[0].vectors))
-        means, energies = zip(*(_mean_and_energy(embedding, rows) for embedding in embeddings), strict=True)
-        self.means_ = [mean.astype(np.float32) for mean in means]
-        scales = [np.sqrt(w / energy) if energy > 0 else 0.0 for w, energy in zip(weights, energies, strict=True)]
-        self.scales_ = np.array(scales, np.float32)
-        moment = self._moment(embeddings, rows)
-        energy = np.array([np.trace(moment[block, block]) for block in self._blocks()])
-        variances, basis = _leading_components(moment, self.config.svd)
-        self.basis_, self.variances_ = basis.astype(np.float32), variances.astype(np.float32)
-        self.captured_ = float(variances.sum() / energy.sum()) if energy.sum() > 0 else 1.0
-        explained = np.array([((basis[block] ** 2) @ variances).sum() for block in self._blocks()])
-        self.noise_ = self._noise(energy, explained)
-        self.shares_ = np.where(energy > 0, explained / np.where(energy > 0, energy, 1), 1).astype(np.float32)
+        rows = self._sample_rows(len(embeddings[0].valid)) if embeddings else None
+        space = fit_shared_space(
+            embeddings,
+            rows,
+            weights,
+            count=config.svd,
+            scale=config.scale,
+            fuse=config.fuse,
+            ridge=config.ridge,
+        )
+        energies, explained = space.energies, space.explained
+        self.means_ = [mean.astype(np.float32) for mean in space.means]
+        self.scales_, self.votes_ = space.scales.astype(np.float32), weights.astype(np.float32)
+        self.basis_, self.variances_ = space.basis.astype(np.float32), space.variances.astype(np.float32)
+        self.grams_ = space.grams.astype(np.float32)
+        self.noise_ = noise_levels(energies, explained, self.dims).astype(np.float32)
+        self.rotation_ = _rotation(self.num_components if config.rotate else 0, config.seed)
+        self.captured_ = float(space.variances.sum() / energies.sum()) if energies.sum() > 0 else 1.0
+        self.shares_ = np.where(energies > 0, explained / np.where(energies > 0, energies, 1), 1).astype(np.float32)
         return self
 
     def captured_by(self, names: Sequence[str]) -> dict[str, float]:
@@ -141,7 +179,7 @@ class Preprocessor:
         Raises:
             InputError: other embeddings or dimensions than fitted, or NaN or infinity in a valid row.
         """
-        num_rows = len(embeddings[0].vectors) if embeddings else 0
+        num_rows = len(embeddings[0].valid) if embeddings else 0
         vectors = np.empty((num_rows, self.num_components), np.float32)
         known = np.empty(num_rows, bool)
         for block, part, part_known in self.blocks(embeddings, first_row=first_row):
@@ -164,141 +202,92 @@ class Preprocessor:
         Raises:
             InputError: as :meth:`transform`.
         """
-        _check_shapes(embeddings)
+        source = RowSource(embeddings, rows)
         self._check_fitted_dims(embeddings)
-        rows = np.arange(len(embeddings[0].vectors)) if rows is None else rows
-        projections: dict[tuple[bool, ...], np.ndarray] = {}
-        for first in range(0, len(rows), _ROWS):
-            within = rows[first : first + _ROWS]
-            vectors, known = self._block(embeddings, within, first_row, projections)
-            yield slice(first, first + len(within)), vectors, known
-
-    def _block(
-        self,
-        embeddings: Sequence[Embedding],
-        rows: np.ndarray,
-        first_row: int,
-        projections: dict[tuple[bool, ...], np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        parts = self._centred(embeddings, rows)
-        valid = np.stack([np.asarray(embedding.valid[rows]) for embedding in embeddings], axis=1)
-        vectors = np.empty((len(rows), self.num_components), np.float32)
-        patterns, pattern_of = np.unique(valid, axis=0, return_inverse=True)
-        for number, pattern in enumerate(patterns):
-            key = tuple(pattern.tolist())
-            if key not in projections:
-                projections[key] = self._projection(pattern)
-            chosen = np.flatnonzero(pattern_of.reshape(-1) == number)
-            vectors[chosen] = _matmul(parts[chosen], projections[key])
-        known = np.asarray(valid.any(axis=1))
-        unknown = np.flatnonzero(~known)
-        vectors[unknown] = self._random_vectors(first_row + rows[unknown])
-        return vectors * self._whitening(), known
+        numbers = np.arange(len(source)) if rows is None else rows
+        means = [torch.from_numpy(mean) for mean in self.means_]
+        projections: dict[Pattern, torch.Tensor] = {}
+        for block in stretches(len(source), self._block_rows(embeddings)):
+            source.prefetch(slice(block.stop, 2 * block.stop - block.start))
+            valid = source.valid(block)
+            for pattern in patterns_of(valid):
+                if pattern not in projections:
+                    projections[pattern] = torch.from_numpy(self._projection(np.array(pattern)))
+            with Workers() as workers:
+                vectors = project_rows(source, block, valid, means, projections, workers)
+            source.release()
+            known = np.asarray(valid.any(axis=1))
+            vectors[~known] = self._random_vectors(first_row + numbers[block][~known])
+            yield block, vectors, known
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The fitted state as arrays, for :meth:`from_arrays`."""
         arrays = {f"mean.{number}": mean for number, mean in enumerate(self.means_)}
-        return arrays | {
-            "scales": self.scales_,
-            "basis": self.basis_,
-            "variances": self.variances_,
-            "noise": self.noise_,
-            "shares": self.shares_,
-            "captured": np.array([self.captured_]),
-        }
+        return (
+            arrays | {name: getattr(self, f"{name}_") for name in _ARRAYS} | {"captured": np.array([self.captured_])}
+        )
 
     @staticmethod
     def from_arrays(config: PreprocessorConfig, arrays: Mapping[str, np.ndarray]) -> "Preprocessor":
         """A fitted preprocessor from what :meth:`to_arrays` gave."""
         fitted = Preprocessor(config)
-        fitted.scales_ = arrays["scales"]
+        for name in _ARRAYS:
+            setattr(fitted, f"{name}_", arrays[name])
         fitted.means_ = [arrays[f"mean.{number}"] for number in range(len(fitted.scales_))]
-        fitted.basis_, fitted.variances_ = arrays["basis"], arrays["variances"]
-        fitted.noise_, fitted.shares_ = arrays["noise"], arrays["shares"]
         fitted.captured_ = float(arrays["captured"][0])
         return fitted
 
-    def _weights(self, embeddings: Sequence[Embedding]) -> tuple[float, ...]:
+    def _weights(self, embeddings: Sequence[Embedding]) -> np.ndarray:
         weights = self.config.weights
         if weights is None:
-            return (1.0,) * len(embeddings)
+            return np.ones(len(embeddings))
         if len(weights) != len(embeddings):
             raise InputError(f"{len(weights)} weights were given for {len(embeddings)} embeddings: give one each.")
-        return weights
+        return np.array(weights, float)
 
-    def _sample_rows(self, num_rows: int) -> np.ndarray:
+    def _sample_rows(self, num_rows: int) -> np.ndarray | None:
         if self.config.sample is None or self.config.sample >= num_rows:
-            return np.arange(num_rows)
+            return None
         rng = np.random.default_rng(self.config.seed)
-        return np.sort(rng.choice(num_rows, self.config.sample, replace=False))
+        return np.sort(rng.choice(num_rows, self.config.sample, replace=False, shuffle=False))
 
-    def _blocks(self) -> list[slice]:
-        ends = np.cumsum(self.dims)
-        return [slice(int(end - dim), int(end)) for end, dim in zip(ends, self.dims, strict=True)]
-
-    def _centred(self, embeddings: Sequence[Embedding], rows: np.ndarray) -> np.ndarray:
-        """Rows of the concatenation z, zero where an embedding is missing. (len(rows), D_total) float32"""
-        parts = []
-        for embedding, mean, scale in zip(embeddings, self.means_, self.scales_, strict=True):
-            part = (read_rows(embedding, rows) - mean) * scale
-            part[~np.asarray(embedding.valid[rows])] = 0
-            parts.append(part)
-        return np.concatenate(parts, axis=1)
-
-    def _moment(self, embeddings: Sequence[Embedding], rows: np.ndarray) -> np.ndarray:
-        """S, each block over the rows that have both embeddings; zero where none has. (D_total, D_total) float64"""
-        width = sum(self.dims)
-        total = torch.zeros(width, width, dtype=torch.float64)
-        pairs: np.ndarray = np.zeros((len(embeddings), len(embeddings)))
-        for first in range(0, len(rows), _ROWS):
-            block = rows[first : first + _ROWS]
-            part = torch.from_numpy(self._centred(embeddings, block))
-            total += part.T @ part
-            valid = np.stack([embedding.valid[block] for embedding in embeddings], axis=1).astype(np.float64)
-            pairs += valid.T @ valid
-        moment: np.ndarray = total.numpy()
-        blocks = self._blocks()
-        for one, one_block in enumerate(blocks):
-            for other, other_block in enumerate(blocks):
-                common, rarer = pairs[one, other], min(pairs[one, one], pairs[other, other])
-                narrower = min(self.dims[one], self.dims[other])
-                moment[one_block, other_block] /= max(common + (1 - common / rarer) * narrower, 1)
-        return moment
-
-    def _noise(self, energy: np.ndarray, explained: np.ndarray) -> np.ndarray:
-        # At least a thousandth of the energy, so that the posterior exists for embeddings of full rank too.
-        left: np.ndarray = np.maximum(energy - explained, 1e-3 * energy)
-        return np.array(left / np.array(self.dims), np.float32)
+    def _block_rows(self, embeddings: Sequence[Embedding]) -> int:
+        mapped = sum(embedding.vectors.dtype.itemsize * embedding.dim for embedding in embeddings)
+        size = min(_VECTOR_BYTES // (4 * self.num_components), _MAPPED_BYTES // mapped)
+        return max(1, size // SLAB_ROWS) * SLAB_ROWS
 
     def _projection(self, present: np.ndarray) -> np.ndarray:
-        """The matrix that takes z, zero at missing embeddings, to t. (D_total, S) float32"""
-        if present.all() or not present.any():
-            return self.basis_
-        basis = self.basis_.astype(np.float64)
-        has_noise = np.repeat(self.noise_ > 0, self.dims)
-        inverse_noise = np.where(has_noise, 1 / np.repeat(np.where(self.noise_ > 0, self.noise_, 1), self.dims), 0)
-        seen = np.repeat(present, self.dims)
-        leaked = (basis**2 * np.repeat(self.noise_, self.dims)[:, None]).sum(0)
+        """The matrix that takes x − mean, zero at missing embeddings, to an item's vector. (D_total, S) float32"""
+        turns = self._turns(present) @ self._output()
+        scales, ends = self.scales_.astype(np.float64), np.cumsum(self.dims)[:-1]
+        parts = zip(np.split(self.basis_.astype(np.float64), ends), turns, scales, strict=True)
+        return np.concatenate([part @ turn * scale for part, turn, scale in parts]).astype(np.float32)
+
+    def _turns(self, present: np.ndarray) -> np.ndarray:
+        """(E, S, S): by what each embedding's share is multiplied, given which ones there are."""
+        identities = np.tile(np.eye(self.num_components), (len(present), 1, 1))
+        if self.config.missing == "mean" or present.all() or not present.any():
+            return identities
+        if self.config.fuse == "gcca":
+            return identities * float(self.votes_.sum() / self.votes_[present].sum())
+        grams, noise = self.grams_.astype(np.float64), self.noise_.astype(np.float64)
+        return regression(grams, self.variances_.astype(np.float64), noise, present)
+
+    def _output(self) -> np.ndarray:
+        """Whitening and rotation of the components. (S, S) float64"""
         variances = self.variances_.astype(np.float64)
-        prior = np.maximum(variances - leaked, _RANK_TOLERANCE * variances[0])
-        weighted = basis * (inverse_noise * seen)[:, None]
-        posterior = np.linalg.solve(weighted.T @ basis + np.diag(1 / prior), weighted.T)
-        missing = basis[~seen].T @ basis[~seen]
-        projection: np.ndarray = (basis * seen[:, None]).T + missing @ posterior
-        return np.ascontiguousarray(projection.T, np.float32)
+        whitening = np.diag(np.where(variances > 0, variances, 1) ** (-self.config.whiten / 2))
+        return whitening @ self.rotation_ if self.config.rotate else whitening
 
     def _random_vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Draws from N(0, Λ) that depend on the seed and the row alone. (len(rows), S) float32"""
+        """Vectors of components drawn from N(0, Λ), by the seed and the row alone. (len(rows), S) float32"""
         drawn = np.empty((len(rows), self.num_components), np.float32)
         pages = rows // _DRAWN_ROWS
         for page in np.unique(pages):
             rng = np.random.default_rng([self.config.seed, int(page)])
             whole = rng.standard_normal((_DRAWN_ROWS, self.num_components), np.float32)
             drawn[pages == page] = whole[rows[pages == page] % _DRAWN_ROWS]
-        return drawn * np.sqrt(self.variances_)
-
-    def _whitening(self) -> np.ndarray:
-        return np.where(self.variances_ > 0, self.variances_, 1) ** np.float32(-self.config.whiten / 2)
+        return np.asarray(drawn * np.sqrt(self.variances_) @ self._output().astype(np.float32))
 
     def _check_fitted_dims(self, embeddings: Sequence[Embedding]) -> None:
         if len(embeddings) != len(self.dims):
@@ -310,88 +299,8 @@ class Preprocessor:
                 )
 
 
-def read_rows(embedding: Embedding, rows: np.ndarray) -> np.ndarray:
-    """Rows as float32; those not valid are zero.
-
-    Raises:
-        InputError: NaN or infinity in a valid row.
-    """
-    vectors = np.asarray(embedding.vectors[rows]).astype(np.float32)
-    valid = np.asarray(embedding.valid[rows])
-    vectors[~valid] = 0
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        row = int(rows[np.argmin(finite)])
-        raise InputError(
-            f"Embedding {embedding.name!r} has NaN or infinity in row {row}: correct or leave out that row."
-        )
-    return vectors
-
-
-def _check_shapes(embeddings: Sequence[Embedding]) -> None:
-    if not embeddings:
-        raise InputError("No embedding was given: name at least one.")
-    for embedding in embeddings:
-        if embedding.vectors.ndim != 2 or embedding.dim < 1:
-            shape = embedding.vectors.shape
-            raise InputError(f"Embedding {embedding.name!r} has shape {shape}, expected (items, dimensions).")
-        num_rows, wanted = len(embedding.vectors), len(embeddings[0].vectors)
-        if num_rows != wanted or len(embedding.valid) != num_rows:
-            raise InputError(
-                f"Embedding {embedding.name!r} has {num_rows} rows and {len(embedding.valid)} validity marks, "
-                f"but {embeddings[0].name!r} has {wanted} rows: all need one row an item."
-            )
-
-
-def _mean_and_energy(embedding: Embedding, rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean of the valid rows, (D,) float64, and the mean squared length after centring."""
-    rows = rows[np.asarray(embedding.valid)[rows]]
-    if not len(rows):
-        raise InputError(f"Embedding {embedding.name!r} has no valid row: leave it out.")
-    # Squares are summed around the first block's mean: around zero, vectors far from it would cancel.
-    around = read_rows(embedding, rows[:_ROWS]).mean(0, dtype=np.float64)
-    total, squares = np.zeros(embedding.dim), 0.0
-    for first in range(0, len(rows), _ROWS):
-        difference = read_rows(embedding, rows[first : first + _ROWS]) - around
-        total += difference.sum(0)
-        squares += float((difference * difference).sum())
-    offset = total / len(rows)
-    energy = squares / len(rows) - float(offset @ offset)
-    scale = float(around @ around) + squares / len(rows)
-    return around + offset, energy if energy > 1e-12 * scale else 0.0
-
-
-def _leading_components(moment: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Largest eigenvalues, falling, and their vectors with the largest entry positive. At least one is kept."""
-    width = len(moment)
-    count = min(count, width)
-    if width <= _FULL_DECOMPOSITION_DIM or 4 * count > width:
-        variances, basis = scipy.linalg.eigh(moment, subset_by_index=[width - count, width - 1])
-    else:
-        variances, basis = _subspace_iteration(moment, count)
-    order = np.argsort(-variances, kind="stable")
-    variances, basis = variances[order], basis[:, order]
-    rank = max(1, int((variances > _RANK_TOLERANCE * max(variances[0], 0)).sum()))
-    variances, basis = np.maximum(variances[:rank], 0), basis[:, :rank]
-    peaks = basis[np.abs(basis).argmax(0), np.arange(rank)]
-    return variances, basis * np.where(peaks < 0, -1.0, 1.0)
-
-
-def _subspace_iteration(moment: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Leading eigenvalues and vectors of a wide matrix, to the accuracy that a projection needs.
-
-    Halko, Martinsson and Tropp 2011, "Finding structure with randomness". A Lanczos solver would spend most of its
-    time on telling apart the nearly equal eigenvalues of noise.
-    """
-    matrix = torch.from_numpy(moment)
-    start = np.random.default_rng(0).standard_normal((len(moment), count + _OVERSAMPLING))
-    basis = torch.from_numpy(start)
-    for _ in range(_SUBSPACE_PASSES):
-        basis = torch.linalg.qr(matrix @ basis)[0]
-    variances, rotation = torch.linalg.eigh(basis.T @ matrix @ basis)
-    return variances[-count:].numpy(), (basis @ rotation[:, -count:]).numpy()
-
-
-def _matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    product: np.ndarray = (torch.from_numpy(np.ascontiguousarray(left)) @ torch.from_numpy(right)).numpy()
-    return product
+def _rotation(width: int, seed: int) -> np.ndarray:
+    """A random orthogonal matrix. (width, width) float32"""
+    drawn = np.random.default_rng([seed, 1]).standard_normal((width, width))
+    basis, upper = np.linalg.qr(drawn)
+    return (basis * np.sign(np.diag(upper))).astype(np.float32)

@@ -1,0 +1,41 @@
+"""Independent pieces of work on several threads, each computed by one thread alone."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+Task = TypeVar("Task")
+
+
+class Workers:
+    """As many threads as torch is set to use, with torch itself held to one thread a piece.
+
+    A matrix product on several threads may sum in another order than on one. Where every piece is computed by one
+    thread, results are the same bits whatever the number of threads. While it is entered, torch uses one thread in
+    the caller too.
+    """
+
+    def __enter__(self) -> "Workers":
+        self._num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(self._num_threads) if self._num_threads > 1 else None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._num_threads)
+
+    def run(self, function: Callable[[Task], None], tasks: Iterable[Task]) -> None:
+        """Call the function for every task and wait; of several errors the first task's is raised."""
+        if self._pool is None:
+            for task in tasks:
+                function(task)
+        else:
+            for _ in self._pool.map(function, tasks):
+                pass
