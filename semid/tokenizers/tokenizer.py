@@ -1,7 +1,7 @@
 """Embeddings in, semantic IDs out: fusion, a quantiser and collision resolution as one estimator."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,24 @@ import numpy as np
 
 from semid.artifacts import Artifact
 from semid.codes import SemanticIds
-from semid.data.building.arrays import ArrayWriter
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
 from semid.progress import Progress, silent
 from semid.tokenizers.collisions.resolution import Resolution, check_capacity, resolve
 from semid.tokenizers.config import TokenizerConfig
 from semid.tokenizers.fusion.preprocessing import Preprocessor
-from semid.tokenizers.lifecycle.append import CollisionPolicy
+from semid.tokenizers.lifecycle.append import CollisionPolicy, encode_rows
+from semid.tokenizers.lifecycle.catalogue import appended, carried_over, coded, old_rows, without
+from semid.tokenizers.lifecycle.drift import DriftConfig, measure_drift
+from semid.tokenizers.lifecycle.drift_report import DriftReport
+from semid.tokenizers.lifecycle.refit import KEEP_TOLERANCE
+from semid.tokenizers.lifecycle.refit_report import CodeChanges, RefitReport, report_refit
+from semid.tokenizers.lifecycle.refitting import refitted
 from semid.tokenizers.measuring import measure_purity, measure_quality
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.report import QualityReport
 from semid.tokenizers.storage import load_tokenizer, save_tokenizer
-from semid.tokenizers.vectors import MEMORY_BYTES, Latents, StoredVectors, Vectors, row_blocks
+from semid.tokenizers.vectors import MEMORY_BYTES, Latents, Vectors, collect_vectors
 
 __all__ = ["SemanticIdTokenizer", "TokenizerConfig"]
 
@@ -106,12 +111,16 @@ class SemanticIdTokenizer:
             self.vectors_[rows], side=None if side is None else _side_rows(side, rows), progress=tell
         )
         self._number_items(tell)
-        if fields is not None:
-            self.report_ = self.report_.with_purity(measure_purity(self.semantic_ids_.codes, fields))
+        self._compare(fields)
         return self
 
     def read_catalogue(
-        self, embeddings: Sequence[Embedding], *, scratch: Path | None = None, progress: Progress | None = None
+        self,
+        embeddings: Sequence[Embedding],
+        *,
+        scratch: Path | None = None,
+        progress: Progress | None = None,
+        first_row: int = 0,
     ) -> None:
         """Take over the embeddings of a catalogue: sets ``vectors_``, in memory or in a scratch file, and ``valid_``.
 
@@ -119,25 +128,20 @@ class SemanticIdTokenizer:
             embeddings: one row an item.
             scratch: folder for vectors that do not fit into memory.
             progress: told of every block.
+            first_row: number of the first item; items without any embedding get a random vector by their number.
 
         Raises:
             InputError: other embeddings or dimensions than the preprocessor was fitted with, or NaN or infinity.
         """
         self._check_names(embeddings)
-        tell = progress or silent
-        num_items, dim = len(embeddings[0].vectors), self.preprocessor_.num_components
+        blocks = self._transform_blocks(embeddings, first_row, progress or silent)
+        self.take_vectors((vectors for _, vectors, _ in blocks), len(embeddings[0].vectors), scratch)
         self.valid_ = np.stack([np.asarray(embedding.valid, bool) for embedding in embeddings], axis=1)
-        if 4 * num_items * dim <= MEMORY_BYTES:
-            self.vectors_ = np.empty((num_items, dim), np.float32)
-            for rows, vectors, _ in self._transform_blocks(embeddings, 0, tell):
-                self.vectors_[rows] = vectors
-            return
-        self._scratch = tempfile.TemporaryDirectory(prefix=".semid-vectors-", dir=scratch)
-        path = Path(self._scratch.name) / "vectors.npy"
-        with ArrayWriter(path, np.float32, (dim,)) as writer:
-            for _, vectors, _ in self._transform_blocks(embeddings, 0, tell):
-                writer.append(vectors)
-        self.vectors_ = StoredVectors(path)
+
+    def take_vectors(self, blocks: Iterable[np.ndarray], num_items: int, scratch: Path | None = None) -> None:
+        """Set ``vectors_`` to blocks of rows, one after the other."""
+        dim = self.preprocessor_.num_components
+        self.vectors_, self._scratch = collect_vectors(blocks, num_items, dim, scratch)
 
     def _transform_blocks(
         self, embeddings: Sequence[Embedding], first_row: int, tell: Progress
@@ -162,10 +166,7 @@ class SemanticIdTokenizer:
         return np.sort(np.random.default_rng(self.config.seed).choice(rows, sample, replace=False))
 
     def _number_items(self, tell: Progress) -> None:
-        codes = np.empty((len(self.vectors_), self.config.levels), np.int32)
-        for rows in row_blocks(len(codes)):
-            tell("encode items", rows.start, len(codes))
-            codes[rows] = self.quantiser_.encode(self.vectors_[rows])
+        codes = encode_rows(self.vectors_, self.quantiser_, tell)
         tell("resolve collisions", 0, None)
         latents = Latents(self.vectors_, self.quantiser_)
         resolution = resolve(codes, latents, self.quantiser_.codebooks_, **self.collision_policy.arguments)
@@ -192,6 +193,121 @@ class SemanticIdTokenizer:
             resolution=resolution,
             seed=self.config.seed,
         )
+
+    def append(
+        self, embeddings: Sequence[Embedding], *, scratch: Path | None = None, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Add items to the catalogue: they become rows N, N + 1, … and get free codes; no other item is moved.
+
+        Args:
+            embeddings: of the new items alone, one row each.
+
+        Returns:
+            (M, L) int32 codes of the new items.
+
+        Raises:
+            InputError: more items than codes, other embeddings or dimensions than fitted, NaN or infinity; then
+                nothing has changed.
+        """
+        num_items = self.semantic_ids_.num_items
+        self._become(appended(self, embeddings, scratch, progress))
+        return self.semantic_ids_.codes[num_items:]
+
+    def remove(self, rows: np.ndarray, *, scratch: Path | None = None) -> None:
+        """Remove items from the catalogue: their codes are free, the rows of later items move up.
+
+        Raises:
+            InputError: a row that there is not, or all rows.
+        """
+        self._become(without(self, rows, scratch))
+
+    def carry_over(
+        self,
+        embeddings: Sequence[Embedding],
+        rows: np.ndarray | None = None,
+        *,
+        fields: Fields | None = None,
+        scratch: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Change to a later catalogue: items that were there keep their codes, new ones get free codes.
+
+        Args:
+            embeddings: of the later catalogue, one row an item.
+            rows: (N',) row that each item had before, -1 for new items; by default the first N are the old ones.
+            fields, scratch, progress: as for :meth:`fit`.
+
+        Raises:
+            InputError: as :meth:`append`.
+        """
+        self._become(carried_over(self, embeddings, rows, scratch, progress))
+        self._compare(fields)
+
+    def drift(
+        self,
+        embeddings: Sequence[Embedding] | None = None,
+        rows: np.ndarray | None = None,
+        *,
+        config: DriftConfig | None = None,
+        scratch: Path | None = None,
+        progress: Progress | None = None,
+    ) -> DriftReport:
+        """Compare the items that came after the fit with those before; the tokenizer stays as it is.
+
+        Args:
+            embeddings, rows: a later catalogue, as for :meth:`carry_over`; by default the catalogue as it is.
+            config: when to refit.
+
+        Raises:
+            InputError: as :meth:`append`, or too few old items to tell.
+        """
+        late = self
+        if embeddings is not None:
+            late = carried_over(self, embeddings, rows, scratch, progress, measured=False)
+        (progress or silent)("compare old and new items", 0, None)
+        return measure_drift(coded(late), self.quantiser_, self.config.new_quantiser, config or DriftConfig())
+
+    def refit(
+        self,
+        embeddings: Sequence[Embedding],
+        rows: np.ndarray | None = None,
+        *,
+        keep: bool = True,
+        tolerance: float = KEEP_TOLERANCE,
+        fields: Fields | None = None,
+        side: Embedding | None = None,
+        scratch: Path | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[RefitReport, CodeChanges]:
+        """Fit anew to a later catalogue.
+
+        Args:
+            embeddings, rows: as for :meth:`carry_over`.
+            keep: whether items keep the codes they had where these still serve them (see ``lifecycle/refit.py``).
+            tolerance: share by which the error may rise for it.
+            fields, side, scratch, progress: as for :meth:`fit`.
+
+        Raises:
+            InputError: as :meth:`fit`; a negative tolerance; or ``keep`` for another quantiser than rq-kmeans.
+        """
+        before = self.semantic_ids_
+        rows = old_rows(rows, len(embeddings[0].vectors), before.num_items)
+        if keep:
+            fresh = refitted(self, embeddings, rows, tolerance, scratch, progress)
+        else:
+            fresh = SemanticIdTokenizer(self.config).fit(embeddings, side=side, scratch=scratch, progress=progress)
+        self._become(fresh)
+        self._compare(fields)
+        return report_refit(before, self.semantic_ids_, rows, self.report_, tolerance if keep else None)
+
+    def _become(self, other: "SemanticIdTokenizer") -> None:
+        """Take over all of another one that is complete; what was saved is no longer this."""
+        self.__dict__.update(other.__dict__)
+        self.artifact_ = None
+
+    def _compare(self, fields: Fields | None) -> None:
+        if fields is not None:
+            self.report_ = self.report_.with_purity(measure_purity(self.semantic_ids_.codes, fields))
 
     def transform(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Fused vectors of any items: (M, S) float32, and (M,) bool whether the item has any embedding.

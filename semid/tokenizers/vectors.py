@@ -1,6 +1,7 @@
 """Vectors of a catalogue, in memory or in a file larger than it, read a block or some rows at a time."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,34 @@ def row_blocks(num_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
     """Consecutive slices of at most ``size`` rows."""
     for first in range(0, num_rows, size):
         yield slice(first, min(first + size, num_rows))
+
+
+def collect_vectors(
+    blocks: Iterable[np.ndarray], num_rows: int, dim: int, scratch: Path | None = None
+) -> tuple[Vectors, tempfile.TemporaryDirectory[str] | None]:
+    """Vectors that come in blocks, in memory where they are few, else in a file.
+
+    Args:
+        blocks: (B, D) float32 each, ``num_rows`` rows together.
+        num_rows: N.
+        dim: D.
+        scratch: folder for the file; the system's temporary folder by default.
+
+    Returns:
+        The vectors, and the folder that holds them as long as it is referred to; None in memory.
+    """
+    if 4 * num_rows * dim <= MEMORY_BYTES:
+        vectors, first = np.empty((num_rows, dim), np.float32), 0
+        for block in blocks:
+            vectors[first : first + len(block)] = block
+            first += len(block)
+        return vectors, None
+    folder = tempfile.TemporaryDirectory(prefix=".semid-vectors-", dir=scratch)
+    path = Path(folder.name) / "vectors.npy"
+    with ArrayWriter(path, np.float32, (dim,)) as writer:
+        for block in blocks:
+            writer.append(block)
+    return StoredVectors(path), folder
 
 
 def write_vectors(path: Path, vectors: Vectors) -> None:

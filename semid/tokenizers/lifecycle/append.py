@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from semid.codes import SemanticIds
+from semid.progress import Progress, silent
 from semid.tokenizers.collisions.placement import Rows, place
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.vectors import row_blocks
@@ -52,10 +53,11 @@ class ChosenRows:
         return self._vectors[self._rows[rows]]
 
 
-def encode_rows(vectors: Rows, quantiser: Quantiser) -> np.ndarray:
+def encode_rows(vectors: Rows, quantiser: Quantiser, progress: Progress | None = None) -> np.ndarray:
     """Nearest codes of vectors that may lie on disk: (n, L) int32."""
     codes = np.empty((len(vectors), len(quantiser.num_codes)), np.int32)
     for rows in row_blocks(len(codes)):
+        (progress or silent)("encode items", rows.start, len(codes))
         codes[rows] = quantiser.encode(vectors[rows])
     return codes
 

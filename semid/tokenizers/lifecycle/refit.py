@@ -26,6 +26,7 @@ from semid.tokenizers.lifecycle.least_squares import refine_codebooks
 from semid.tokenizers.lifecycle.warm import codebooks_of, fit_from
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
+KEEP_TOLERANCE = 0.02
 _ROUNDS = 8
 
 
