@@ -1,0 +1,41 @@
+"""Residual codes of synthetic vectors, from the vectors to the codes of all: seconds, error, items that collide."""
+
+import math
+
+import numpy as np
+from measuring import Goal, Row, Settings, System, colliding, interleave, relative_error, row, tell
+from ours import SYSTEM, fit_residual
+from peers.residual_quantisers import GREEDY_FAISS, PEERS, Fitted, ResidualFit
+from synthetic_vectors import MixtureConfig, hierarchical_mixture
+
+VECTORS, WIDTH, LEVELS, CODES = 200_000, 256, 3, 1024
+GOALS = {
+    GREEDY_FAISS: Goal(faster=6, error=1),
+    "faiss RQ plain, beam 1": Goal(faster=2.5, error=1),
+    "faiss RQ progressive, beam 1": Goal(faster=2.5, error=1),
+}
+_WARM_ROWS, _WARM_CODES = 4096, 64
+
+
+def run(settings: Settings) -> list[Row]:
+    vectors = hierarchical_mixture(MixtureConfig(vectors=settings.scaled(VECTORS), width=WIDTH))
+    num_codes = min(CODES, 1 << int(math.log2(len(vectors) / 8)))
+    setting = f"{LEVELS} x {num_codes}, {len(vectors)} x {WIDTH}"
+    tell(f"residual {setting}")
+    fits = {SYSTEM: fit_residual} | PEERS
+    systems = [_system(name, fit, vectors, num_codes, settings.threads) for name, fit in fits.items()]
+    timings = interleave(systems, lambda fitted: _score(vectors, fitted), settings)
+    return [row("residual", setting, name, timings, GOALS.get(name), ours=SYSTEM) for name in fits]
+
+
+def _score(vectors: np.ndarray, fitted: Fitted) -> dict[str, float]:
+    error = relative_error(vectors, lambda rows: fitted.decode(fitted.codes[rows]))
+    return {"error": error, "colliding": colliding(fitted.codes)}
+
+
+def _system(name: str, fit: ResidualFit, vectors: np.ndarray, num_codes: int, threads: int) -> System:
+    return System(
+        name=name,
+        run=lambda seed: fit(vectors, LEVELS, num_codes, seed, threads),
+        warm=lambda: fit(vectors[:_WARM_ROWS], LEVELS, min(_WARM_CODES, num_codes), 0, threads),
+    )
