@@ -34,6 +34,13 @@ def _numbers(kind: type[int] | type[float], example: str, count: int = 0) -> Cal
 
 integers = _numbers(int, "5,10")
 floats = _numbers(float, "1,0.5")
+
+
+def floats_or_auto(text: Any) -> Any:
+    """``1,0.5`` → (1.0, 0.5), ``auto`` → "auto"."""
+    return text if text in (None, "auto") else floats(text)
+
+
 two_integers = _numbers(int, "1700000000,1700600000", count=2)
 two_floats = _numbers(float, "0.8,0.9", count=2)
 

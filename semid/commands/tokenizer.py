@@ -44,10 +44,23 @@ def fit(
     out: Annotated[Path, typer.Option(help="Where the tokenizer goes.")] = options.TOKENIZER,
     svd: Annotated[int, typer.Option(help="Components of the fused vector.")] = 128,
     weights: Annotated[
-        tuple[float, ...] | None,
-        typer.Option(parser=options.floats, metavar="X,X", help="Share of the energy of each embedding; equal."),
+        tuple[float, ...] | str | None,
+        typer.Option(
+            parser=options.floats_or_auto,
+            metavar="X,X or auto",
+            help="Share of the energy of each embedding, or what brings together the items of training histories; "
+            "equal.",
+        ),
     ] = None,
+    scale: Annotated[str, typer.Option(help="Each embedding by energy, or whiten it first.")] = "energy",
+    fuse: Annotated[str, typer.Option(help="Embeddings by svd, or gcca: what most of them agree on.")] = "svd",
+    missing: Annotated[
+        str, typer.Option(help="Embeddings an item lacks: regression on those it has, or mean.")
+    ] = "regression",
     whiten: Annotated[float, typer.Option(help="Whitening of the components, 0 none to 1 full.")] = 0.0,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Turn the components at random, for opq, pq and fsq.")
+    ] = False,
     quantiser: Annotated[str, typer.Option(help="rq-kmeans, rq-kmeans+, rq-vae, opq, pq, or fsq.")] = "rq-kmeans",
     levels: Annotated[int, typer.Option(help="Codes an item.")] = 3,
     codes: Annotated[
@@ -87,9 +100,13 @@ def fit(
     dataset = Dataset.open(data)
     config = TokenizerConfig(
         embeddings=embedding_names(dataset, emb),
-        weights=weights,
+        weights=None if isinstance(weights, str) else weights,
         svd=svd,
+        scale=scale,
+        fuse=fuse,
+        missing=missing,
         whiten=whiten,
+        rotate=rotate,
         levels=levels,
         codes=codes,
         quantiser=quantiser,
@@ -102,7 +119,9 @@ def fit(
     )
     with progress_bar() as progress:
         settings = in_force(context, emb=config.embeddings)
-        tokenizer = fit_tokenizer(dataset, config, out, side=side, settings=settings, progress=progress)
+        tokenizer = fit_tokenizer(
+            dataset, config, out, auto_weights=weights == "auto", side=side, settings=settings, progress=progress
+        )
     _print_report(tokenizer.report_, f"Tokenizer {out}")
 
 

@@ -1,13 +1,17 @@
 """Fit a tokenizer on a prepared dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from semid.data.cooccurrence import cooccurrence_embedding
+from semid.data.cooccurrence import cooccurrence_embedding, sample_pairs
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
-from semid.progress import Progress
+from semid.errors import InputError
+from semid.progress import Progress, silent
+from semid.tokenizers.fusion.weighting import WeightChoice, WeightingConfig, search_weights
+from semid.tokenizers.report import Weighting
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 # An embedding every dataset has: items that stand close together in training histories.
@@ -24,6 +28,7 @@ def fit_tokenizer(
     config: TokenizerConfig,
     out: Path | None,
     *,
+    auto_weights: bool = False,
     side: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -31,6 +36,7 @@ def fit_tokenizer(
     """Fit, and save to ``out`` unless it is None.
 
     Args:
+        auto_weights: weigh the embeddings by how near they bring items that follow each other in training histories.
         side: embedding from behaviour, for quantisers that use one; by default co-occurrence where such a quantiser
             needs it.
 
@@ -38,6 +44,10 @@ def fit_tokenizer(
         InputError: unknown embeddings, or settings that the catalogue does not fit.
     """
     embeddings = [_embedding(dataset, name, config.seed) for name in config.embeddings]
+    choice = None
+    if auto_weights:
+        choice = _weighting(dataset, embeddings, config.seed, progress or silent)
+        config = replace(config, weights=choice.weights)
     tokenizer = SemanticIdTokenizer(config).fit(
         embeddings,
         fields=dataset.item_fields,
@@ -45,6 +55,14 @@ def fit_tokenizer(
         scratch=_scratch(out),
         progress=progress,
     )
+    if choice is not None:
+        weighting = Weighting(
+            weights=dict(zip(config.embeddings, choice.weights, strict=True)),
+            alone=dict(zip(config.embeddings, choice.alone, strict=True)),
+            agreement=choice.agreement,
+            equal=choice.equal,
+        )
+        tokenizer.report_ = replace(tokenizer.report_, weighting=weighting)
     if out is not None:
         save_tokenizer(tokenizer, dataset, out, settings=settings)
     return tokenizer
@@ -62,6 +80,14 @@ def _embedding(dataset: Dataset, name: str, seed: int) -> Embedding:
     if name == COOCCURRENCE and name not in dataset.embeddings:
         return cooccurrence_embedding(dataset, seed=seed)
     return dataset.embedding(name)
+
+
+def _weighting(dataset: Dataset, embeddings: Sequence[Embedding], seed: int, tell: Progress) -> WeightChoice:
+    if len(embeddings) < 2:
+        raise InputError("There is one embedding, so there are no weights to choose: leave out 'auto'.")
+    tell("choose weights", 0, None)
+    pairs = sample_pairs(dataset, seed=seed)
+    return search_weights(embeddings, pairs, WeightingConfig(seed=seed))
 
 
 def _needs_side(config: TokenizerConfig) -> bool:

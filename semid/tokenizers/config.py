@@ -19,7 +19,11 @@ class TokenizerConfig:
         embeddings: ids of the embeddings to fuse.
         weights: share of the energy of each; None for equal shares.
         svd: components of the fused vector.
+        scale: ``energy`` or ``whiten``, of each embedding; see ``PreprocessorConfig``.
+        fuse: ``svd`` or ``gcca``.
+        missing: ``regression`` or ``mean`` for embeddings that an item lacks.
         whiten: whitening exponent of the components, from 0 (none) to 1 (full).
+        rotate: turn the components at random, for quantisers that cut vectors into parts.
         quantiser: a name of ``family.py``.
         levels: L codes an item.
         codes: K codes a level, one number for all or one a level.
@@ -34,7 +38,11 @@ class TokenizerConfig:
     embeddings: tuple[str, ...]
     weights: tuple[float, ...] | None = None
     svd: int = 128
+    scale: str = "energy"
+    fuse: str = "svd"
+    missing: str = "regression"
     whiten: float = 0.0
+    rotate: bool = False
     quantiser: str = "rq-kmeans"
     levels: int = 3
     codes: int | tuple[int, ...] = 256
@@ -65,7 +73,15 @@ class TokenizerConfig:
     @property
     def preprocessing(self) -> PreprocessorConfig:
         return PreprocessorConfig(
-            svd=self.svd, weights=self.weights, whiten=self.whiten, sample=self.sample, seed=self.seed
+            svd=self.svd,
+            weights=self.weights,
+            scale=self.scale,
+            fuse=self.fuse,
+            missing=self.missing,
+            whiten=self.whiten,
+            rotate=self.rotate,
+            sample=self.sample,
+            seed=self.seed,
         )
 
     @property

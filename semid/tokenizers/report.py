@@ -74,6 +74,23 @@ class Bucket:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Weighting:
+    """Weights of the embeddings chosen by behaviour.
+
+    Attributes:
+        weights: by embedding.
+        agreement: of the neighbours under these weights with what is taken together in training histories, 0 to 1.
+        equal: the same of equal weights.
+        alone: the same of each embedding by itself.
+    """
+
+    weights: dict[str, float]
+    agreement: float
+    equal: float
+    alone: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QualityReport:
     """Quality of the codes of one catalogue. Shares are of all items, errors of those with an embedding.
 
@@ -93,6 +110,7 @@ class QualityReport:
         levels: from coarse to fine; an additional level that only tells items apart included.
         worst_buckets: the largest before collisions were resolved.
         purity: against columns of the items, where given.
+        weighting: how the weights of the embeddings were chosen, where they were.
     """
 
     items: int
@@ -108,6 +126,7 @@ class QualityReport:
     levels: tuple[LevelQuality, ...]
     worst_buckets: tuple[Bucket, ...] = ()
     purity: tuple[FieldPurity, ...] = ()
+    weighting: Weighting | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
@@ -134,6 +153,7 @@ class QualityReport:
                 "collisions": CollisionReport(**plain["collisions"]),
                 "levels": tuple(LevelQuality(**level) for level in levels),
                 "purity": tuple(FieldPurity(**field) for field in purity),
+                "weighting": Weighting(**plain["weighting"]) if plain["weighting"] else None,
             }
         )
 
@@ -158,6 +178,10 @@ class QualityReport:
             (f"embedding {name}", f"{_percent(1 - share)} of items, {_percent(self.captured_by[name])} of its energy")
             for name, share in self.missing.items()
         ]
+        if self.weighting is not None:
+            listed = ", ".join(f"{name} {weight:.3g}" for name, weight in self.weighting.weights.items())
+            gain = f"agreement {self.weighting.agreement:.4f}, {self.weighting.equal:.4f} with equal ones"
+            rows.append(("weights", f"{listed} ({gain})"))
         if self.missing_all > 0:
             rows.append(("lacking every embedding", _percent(self.missing_all)))
         return rows

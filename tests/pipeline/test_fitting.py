@@ -5,6 +5,7 @@ import pytest
 
 from semid.data.cooccurrence import cooccurrence_embedding
 from semid.data.dataset import Dataset
+from semid.data.features import Embedding
 from semid.errors import InputError
 from semid.pipeline.fitting import COOCCURRENCE, embedding_names, fit_tokenizer
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
@@ -42,3 +43,24 @@ def test_saved_with_its_dataset_and_settings(dataset, tmp_path):
 def test_unknown_embedding(dataset):
     with pytest.raises(InputError, match=r"Unknown embedding '99' in .*; it has: 81, 82, 85"):
         fit_tokenizer(dataset, TokenizerConfig(embeddings=("99",)), None)
+
+
+def test_weights_chosen_by_behaviour(dataset, tmp_path):
+    """One embedding is noise: it must weigh less than the one that tells what is taken together."""
+    rng = np.random.default_rng(0)
+    told = cooccurrence_embedding(dataset, seed=0)
+    noise = Embedding("noise", rng.normal(size=(dataset.num_items, 16)).astype(np.float32), told.valid)
+    mixed = replace(dataset, embeddings={"told": replace(told, name="told"), "noise": noise})
+    config = TokenizerConfig(embeddings=("noise", "told"), codes=8, svd=16)
+    tokenizer = fit_tokenizer(mixed, config, tmp_path / "t", auto_weights=True)
+    weighting = SemanticIdTokenizer.load(tmp_path / "t").report_.weighting
+    assert weighting.weights["told"] > 2 * weighting.weights["noise"]
+    assert weighting.agreement > weighting.equal
+    assert weighting.alone["told"] > weighting.alone["noise"]
+    assert tokenizer.config.weights == tuple(weighting.weights.values())
+    assert any(name == "weights" for name, _ in tokenizer.report_.summary_rows())
+
+
+def test_one_embedding_has_no_weights_to_choose(dataset):
+    with pytest.raises(InputError, match="no weights to choose"):
+        fit_tokenizer(dataset, TokenizerConfig(embeddings=("81",), codes=8), None, auto_weights=True)
