@@ -33,7 +33,7 @@ class Settings:
         sets: which of them.
         embedding: the file ``emb_NAME.f16.npy`` of each.
         svd: components of the real embeddings.
-        elkan: also run scikit-learn's Elkan variant.
+        slow: also run the peers that take many minutes.
         scratch: folder of the files for what runs from disk.
     """
 
@@ -46,7 +46,7 @@ class Settings:
     sets: tuple[str, ...] = ("amazon14_beauty", "amazon14_sports")
     embedding: str = "minilm_384"
     svd: int = 128
-    elkan: bool = False
+    slow: bool = False
     scratch: Path = Path("runs/tokenizer")
 
     def scaled(self, vectors: int) -> int:

@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sets", type=lambda text: tuple(text.split(",")), default=default.sets)
     parser.add_argument("--embedding", default=default.embedding, help="which one of a set's embeddings")
     parser.add_argument("--svd", type=int, default=default.svd, help="components of the real embeddings")
-    parser.add_argument("--elkan", action="store_true", help="also scikit-learn's Elkan variant")
+    parser.add_argument("--slow", action="store_true", help="also the peers that take many minutes")
     parser.add_argument("--scratch", type=Path, default=default.scratch, help="folder for files of vectors")
     parser.add_argument("--out", type=Path, help="file in which finished sections are kept")
     return parser.parse_args()

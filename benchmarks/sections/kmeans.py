@@ -55,7 +55,7 @@ def _beside_float32(line: Row, num_codes: int, timings: Mapping[str, Timing]) ->
 def _applies(name: str, num_codes: int, num_vectors: int, settings: Settings) -> bool:
     if name == "faiss.Kmeans, default sample":  # takes all of fewer vectors, and is the same then
         return num_vectors > 256 * num_codes
-    return settings.elkan or name != "sklearn KMeans elkan"
+    return settings.slow or name != "sklearn KMeans elkan"
 
 
 def _system(name: str, fit: Clusterer, vectors: np.ndarray, num_codes: int, threads: int) -> System:

@@ -14,6 +14,8 @@ GOALS = {
     "faiss RQ plain, beam 1": Goal(faster=2.5, error=1),
     "faiss RQ progressive, beam 1": Goal(faster=2.5, error=1),
 }
+# Beams of five, and least squares over all codes of all levels: ten minutes and more.
+SLOW = ("faiss RQ progressive, beam 5", "faiss RQ refined, beam 1", "faiss RQ refined, beam 5")
 _WARM_ROWS, _WARM_CODES = 4096, 64
 
 
@@ -22,7 +24,8 @@ def run(settings: Settings) -> list[Row]:
     num_codes = min(CODES, 1 << int(math.log2(len(vectors) / 8)))
     setting = f"{LEVELS} x {num_codes}, {len(vectors)} x {WIDTH}"
     tell(f"residual {setting}")
-    fits = {SYSTEM: fit_residual} | PEERS
+    slow = () if settings.slow else SLOW
+    fits = {SYSTEM: fit_residual} | {name: fit for name, fit in PEERS.items() if name not in slow}
     systems = [_system(name, fit, vectors, num_codes, settings.threads) for name, fit in fits.items()]
     timings = interleave(systems, lambda fitted: _score(vectors, fitted), settings)
     return [row("residual", setting, name, timings, GOALS.get(name), ours=SYSTEM) for name in fits]
