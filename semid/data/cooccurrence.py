@@ -7,6 +7,8 @@ Learned from Word Embeddings"), scaled to unit length: the angle says what is ta
 than how often.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
@@ -17,6 +19,7 @@ from semid.errors import InputError
 
 NAME = "cooccurrence"
 _USERS = 1 << 16
+_PAIRED_USERS = 1 << 12
 _CONTEXT_SMOOTHING = 0.75
 _SHORTEST = 1e-6  # relative; below is rounding
 
@@ -64,12 +67,54 @@ def cooccurrence_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:
         block = slice(first, first + _USERS)
         items = np.asarray(events.items[ranges(starts[block], lengths[block])])
         users = np.repeat(np.arange(len(lengths[block])), lengths[block])
-        for distance in range(1, window + 1):
-            one, other = items[:-distance], items[distance:]
-            pair = (users[:-distance] == users[distance:]) & (one != other)
-            weights = np.full(int(pair.sum()), 1 / distance)
-            counts += sp.csr_matrix((weights, (one[pair], other[pair])), shape=counts.shape)
+        for distance, pair in enumerate(_pairs_within(items, users, window), start=1):
+            counts += sp.csr_matrix((np.full(len(pair[0]), 1 / distance), pair), shape=counts.shape)
     return (counts + counts.T).tocsr()
+
+
+def sample_pairs(dataset: Dataset, *, count: int = 1 << 17, window: int = 5, seed: int = 0) -> np.ndarray:
+    """Different pairs of different items that are near each other in *training* histories.
+
+    Args:
+        dataset: its events up to ``train_end``, whatever their action.
+        count: most pairs to return.
+        window: how many positions apart two events of one user may be.
+        seed: of the choice of users and pairs.
+
+    Returns:
+        (P, 2) int64 item rows, either item first, in the order of their numbers.
+
+    Raises:
+        InputError: count or window below 1, or no two items beside each other in training.
+    """
+    if count < 1 or window < 1:
+        raise InputError(f"Count {count} and window {window} of the pairs of items must be at least 1.")
+    rng = np.random.default_rng(seed)
+    starts, lengths = dataset.events.offsets[:-1], dataset.train_end - dataset.events.offsets[:-1]
+    # Each event of a user has a pair or more, unless there is one event only: these users are enough.
+    users = rng.permutation(np.flatnonzero(lengths > 1))[: 4 * count]
+    found = np.empty((0, 2), np.int64)
+    for first in range(0, len(users), _PAIRED_USERS):
+        block = np.sort(users[first : first + _PAIRED_USERS])
+        items = np.asarray(dataset.events.items[ranges(starts[block], lengths[block])]).astype(np.int64)
+        owners = np.repeat(block, lengths[block])
+        pairs = [np.stack([one, other], axis=1) for one, other in _pairs_within(items, owners, window)]
+        found = np.unique(np.concatenate([found, *pairs, *(pair[:, ::-1] for pair in pairs)]), axis=0)
+        if len(found) >= 4 * count:
+            break
+    if not len(found):
+        raise InputError(f"No two items keep company in the training events of {dataset.location}.")
+    if len(found) > count:
+        found = found[np.sort(rng.choice(len(found), count, replace=False))]
+    return found
+
+
+def _pairs_within(items: np.ndarray, owners: np.ndarray, window: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The different items of one owner that are d positions apart, for every d ≤ window."""
+    for distance in range(1, window + 1):
+        one, other = items[:-distance], items[distance:]
+        pair = (owners[:-distance] == owners[distance:]) & (one != other)
+        yield one[pair], other[pair]
 
 
 def positive_pointwise_information(counts: sp.csr_matrix) -> sp.csr_matrix:

@@ -7,6 +7,7 @@ from semid.data.cooccurrence import (
     cooccurrence_counts,
     cooccurrence_embedding,
     positive_pointwise_information,
+    sample_pairs,
 )
 from semid.data.dataset import Dataset
 from semid.data.events import EventLog
@@ -116,3 +117,29 @@ def test_mistakes_are_named() -> None:
         cooccurrence_embedding(make_dataset([[0], [1]], num_items=2))
     with pytest.raises(InputError, match="window 0"):
         cooccurrence_embedding(make_dataset([[0, 1]], num_items=2), window=0)
+
+
+def test_pairs_are_those_that_are_counted() -> None:
+    dataset = make_dataset(cluster_histories(np.random.default_rng(0)), 50, held_out=3)
+    counted = np.stack(cooccurrence_counts(dataset, window=2).nonzero(), axis=1)
+    pairs = sample_pairs(dataset, window=2)
+    np.testing.assert_array_equal(pairs, counted[np.lexsort(counted.T[::-1])])
+
+
+def test_some_pairs_of_many() -> None:
+    dataset = make_dataset(cluster_histories(np.random.default_rng(0)), 50)
+    every = {tuple(pair) for pair in sample_pairs(dataset)}
+    some = sample_pairs(dataset, count=100, seed=1)
+    assert len({tuple(pair) for pair in some}) == 100
+    assert {tuple(pair) for pair in some} <= every
+    np.testing.assert_array_equal(some, sample_pairs(dataset, count=100, seed=1))
+    assert not np.array_equal(some, sample_pairs(dataset, count=100, seed=2))
+
+
+def test_pairs_come_from_training_alone() -> None:
+    dataset = make_dataset([[0, 1, 2, 3], [4, 5, 2, 3], [6, 2, 3]], 7, held_out=2)
+    np.testing.assert_array_equal(sample_pairs(dataset), [[0, 1], [1, 0], [4, 5], [5, 4]])
+    with pytest.raises(InputError, match="No two items"):
+        sample_pairs(make_dataset([[0, 1], [2, 3]], 4, held_out=1))
+    with pytest.raises(InputError, match="window 0"):
+        sample_pairs(dataset, window=0)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.decomposition import PCA
 
 from semid.data.features import Embedding
@@ -297,6 +298,130 @@ def test_mistakes_are_named() -> None:
         fitted.fit([])
     with pytest.raises(InputError, match="shape"):
         fitted.fit([Embedding("a", np.zeros((4, 2, 2)), np.ones(4, bool))])
-    for wrong in ({"svd": 0}, {"weights": (1.0, -1.0)}, {"whiten": 1.5}, {"sample": 1}):
+    wrong = ({"svd": 0}, {"weights": (1.0, -1.0)}, {"whiten": 1.5}, {"sample": 1}, {"scale": "?"}, {"fuse": "?"})
+    for settings in (*wrong, {"missing": "?"}, {"ridge": -1.0}, {"fuse": "gcca", "scale": "whiten"}):
         with pytest.raises(InputError):
-            PreprocessorConfig(**wrong)
+            PreprocessorConfig(**settings)
+
+
+def test_rotation_keeps_distances_and_evens_variances() -> None:
+    given = [embedding(correlated(np.random.default_rng(0), 3000, 24))]
+    valid = np.arange(3000) > 1500
+    plain, _ = Preprocessor(PreprocessorConfig(svd=12)).fit(given).transform(given)
+    fitted = Preprocessor(PreprocessorConfig(svd=12, rotate=True, seed=3)).fit(given)
+    turned, _ = fitted.transform(given)
+    np.testing.assert_allclose(fitted.rotation_.T @ fitted.rotation_, np.eye(12), atol=1e-6)
+    np.testing.assert_allclose(turned, plain @ fitted.rotation_, atol=1e-5)
+    np.testing.assert_allclose((turned**2).sum(1), (plain**2).sum(1), rtol=1e-4)
+    assert turned.var(0).max() / turned.var(0).min() < 0.3 * plain.var(0).max() / plain.var(0).min()
+    other = Preprocessor(PreprocessorConfig(svd=12, rotate=True, seed=4)).fit(given)
+    assert not np.allclose(other.rotation_, fitted.rotation_)
+    drawn, _ = fitted.transform([embedding(given[0].vectors, valid)])
+    np.testing.assert_allclose(np.cov(drawn[~valid].T), np.cov(turned.T), atol=0.1 * turned.var(0).max())
+
+
+def test_missing_taken_as_the_mean() -> None:
+    _, views = planted(num_rows=600)
+    given = views_with(views, *(np.random.default_rng(0).random((3, 600)) < 0.6))
+    fitted = Preprocessor(PreprocessorConfig(svd=5, missing="mean")).fit(given)
+    found, known = fitted.transform(given)
+    expected, _ = fitted.transform(filled_with_means(fitted, given))
+    np.testing.assert_allclose(found[known], expected[known], atol=1e-5)
+
+
+def test_embeddings_whitened_one_by_one() -> None:
+    """Against sklearn's PCA of the whitened concatenation."""
+    rng = np.random.default_rng(0)
+    one, two = correlated(rng, 2000, 6), correlated(rng, 2000, 9)
+    given = [embedding(one, name="a"), embedding(50 * two, name="b")]
+    fitted = Preprocessor(PreprocessorConfig(svd=4, scale="whiten", ridge=0, weights=(1, 3))).fit(given)
+    found, _ = fitted.transform(given)
+    whitened = [PCA(whiten=True).fit_transform(v.astype(np.float64)) for v in (one, two)]
+    pca = PCA(4).fit(np.concatenate([whitened[0] / np.sqrt(6), whitened[1] * np.sqrt(3 / 9)], axis=1))
+    np.testing.assert_allclose(found.var(0), pca.explained_variance_, rtol=2e-3)
+    expected = pca.transform(np.concatenate([whitened[0] / np.sqrt(6), whitened[1] * np.sqrt(3 / 9)], axis=1))
+    cosines = np.linalg.svd(np.linalg.qr(found)[0].T @ np.linalg.qr(expected)[0])[1]
+    assert cosines.min() > 0.98
+    assert fitted.captured_ == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", ["energy", "whiten"])
+def test_regression_beats_the_mean_however_embeddings_are_scaled(scale: str) -> None:
+    _, views = planted()
+    everywhere, third = np.ones(4000, bool), np.arange(4000) % 2 == 0
+    partial = views_with(views, everywhere, everywhere, third)
+    truth = Preprocessor(PreprocessorConfig(svd=5, scale=scale)).fit(partial)
+    expected = truth.transform(views_with(views, everywhere, everywhere, everywhere))[0][~third]
+    errors = {}
+    for missing in ("regression", "mean"):
+        found, _ = (
+            Preprocessor(PreprocessorConfig(svd=5, scale=scale, missing=missing)).fit(partial).transform(partial)
+        )
+        errors[missing] = ((found[~third] - expected) ** 2).sum() / (expected**2).sum()
+    assert errors["regression"] < 0.02
+    assert errors["regression"] < 0.2 * errors["mean"]
+
+
+def test_missing_views_in_gcca() -> None:
+    """What the others say stands in for an absent embedding, at full length; the mean shrinks it."""
+    _, views = planted()
+    everywhere, third = np.ones(4000, bool), np.arange(4000) % 2 == 0
+    partial = views_with(views, everywhere, everywhere, third)
+    complete = views_with(views, everywhere, everywhere, everywhere)
+    errors = {}
+    for missing in ("regression", "mean"):
+        fitted = Preprocessor(PreprocessorConfig(svd=5, fuse="gcca", missing=missing, weights=(1, 1, 2))).fit(partial)
+        truth, found = fitted.transform(complete)[0][~third], fitted.transform(partial)[0][~third]
+        errors[missing] = ((found - truth) ** 2).sum() / (truth**2).sum()
+    assert errors["regression"] < 0.02
+    assert errors["mean"] > 0.2
+
+
+def test_wide_embeddings_take_a_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, views = planted(num_rows=1000)
+    given = views_with(views, *(np.random.default_rng(0).random((3, 1000)) < 0.7))
+    stored = Preprocessor(PreprocessorConfig(svd=5)).fit(given)
+    monkeypatch.setattr("semid.tokenizers.fusion.shared_space._STORED_DIM", 40)
+    sketched = Preprocessor(PreprocessorConfig(svd=5)).fit(given)
+    assert np.linalg.svd(stored.basis_.T @ sketched.basis_)[1].min() > 0.999
+    assert sketched.captured_ == pytest.approx(stored.captured_, rel=2e-3)
+    np.testing.assert_allclose(sketched.shares_, stored.shares_, atol=5e-3)
+    for options in ({"scale": "whiten"}, {"fuse": "gcca"}):
+        with pytest.raises(InputError, match="60 dimensions are too many to whiten, at most 40"):
+            Preprocessor(PreprocessorConfig(svd=5, **options)).fit(given)
+
+
+def test_half_precision_products_capture_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = correlated(np.random.default_rng(0), 9000, 48)
+    exact = Preprocessor(PreprocessorConfig(svd=8)).fit([embedding(vectors)])
+    monkeypatch.setattr("semid.tokenizers.fusion.precision._TRIED_ROWS", 512)
+    monkeypatch.setattr("semid.tokenizers.fusion.precision.has_bfloat16_units", lambda: True)
+    half = Preprocessor(PreprocessorConfig(svd=8)).fit([embedding(vectors)])
+    assert not np.array_equal(exact.basis_, half.basis_)
+    covariance = np.cov(vectors.T.astype(np.float64))
+    captured = [np.trace(fitted.basis_.T @ covariance @ fitted.basis_) for fitted in (exact, half)]
+    assert captured[1] > captured[0] - 1e-5 * np.trace(covariance)
+
+
+@pytest.mark.parametrize("config", [PreprocessorConfig(svd=6), PreprocessorConfig(svd=6, fuse="gcca", rotate=True)])
+def test_the_number_of_threads_changes_no_bit(config: PreprocessorConfig) -> None:
+    _, views = planted(num_rows=2000)
+    given = views_with(views, *(np.random.default_rng(0).random((3, 2000)) < 0.6))
+    before, found = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            found.append(Preprocessor(config).fit(given).transform(given)[0])
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_types_may_be_mixed() -> None:
+    _, views = planted(num_rows=500)
+    full = np.ones(500, bool)
+    types = (np.float64, np.float16, np.float32)
+    mixed = views_with([view.astype(dtype) for view, dtype in zip(views, types, strict=True)], full, full, full)
+    plain = views_with([e.vectors.astype(np.float32) for e in mixed], full, full, full)
+    vectors = [Preprocessor(PreprocessorConfig(svd=5)).fit(given).transform(given)[0] for given in (mixed, plain)]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
