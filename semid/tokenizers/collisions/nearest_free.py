@@ -17,7 +17,13 @@ _MARKS = 1 << 24
 
 
 def take_nearest_free(
-    taken: np.ndarray, wanted: np.ndarray, vectors: np.ndarray, codebooks: Sequence[np.ndarray], level: int
+    taken: np.ndarray,
+    wanted: np.ndarray,
+    vectors: np.ndarray,
+    codebooks: Sequence[np.ndarray],
+    level: int,
+    choices: int = 1,
+    draws: np.ndarray | None = None,
 ) -> np.ndarray:
     """The nearest free codes of items at one level.
 
@@ -27,6 +33,8 @@ def take_nearest_free(
         vectors: (n, D) float32.
         codebooks: L arrays (K_l, D).
         level: where to look.
+        choices: the code is one of so many nearest free ones.
+        draws: (n,) which of them, each in [0, 1); the nearest if None.
 
     Returns:
         (n,) codes at that level, -1 where none was free.
@@ -40,12 +48,20 @@ def take_nearest_free(
     rows = wanted[order]
     targets = vectors[order] - decode(rows, codebooks) + codebooks[level][rows[:, level]]
     found = np.empty(len(wanted), np.int64)
-    found[order] = _serve(loser_group, targets, codebooks[level], marked)
+    ranks = np.zeros(len(wanted)) if draws is None else draws[order] * choices
+    found[order] = _serve(loser_group, targets, codebooks[level], marked, ranks.astype(np.int64), choices)
     return found
 
 
-def _serve(group: np.ndarray, targets: np.ndarray, codebook: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Serve the members of each group in turn with the nearest centroid not yet taken in it.
+def _serve(
+    group: np.ndarray,
+    targets: np.ndarray,
+    codebook: np.ndarray,
+    taken: np.ndarray,
+    ranks: np.ndarray,
+    choices: int,
+) -> np.ndarray:
+    """Serve the members of each group in turn with one of the nearest centroids not yet taken in it.
 
     The first members of all groups are served together, then the second ones, and so on.
 
@@ -54,6 +70,7 @@ def _serve(group: np.ndarray, targets: np.ndarray, codebook: np.ndarray, taken: 
         targets: (n, D) float32.
         codebook: (K, D) float32.
         taken: (m, 2) group and code.
+        ranks: (n,) which of the nearest free ones each member wants, from 0, below ``choices``.
 
     Returns:
         (n,) int64 codes, -1 where none was free.
@@ -74,14 +91,23 @@ def _serve(group: np.ndarray, targets: np.ndarray, codebook: np.ndarray, taken: 
         for turn in range(min(int(counts[block[0]]), len(codebook))):
             waiting = np.flatnonzero((counts[block] > turn) & (free > turn))
             members = first[block[waiting]] + turn
-            found[members] = _nearest_unmarked(targets[members], codebook, marks, waiting)
+            wish = ranks[members] % np.minimum(choices, (free - turn)[waiting])
+            found[members] = _nearest_unmarked(targets[members], codebook, marks, waiting, wish)
             marks[waiting, found[members]] = True
     return found
 
 
-def _nearest_unmarked(targets: np.ndarray, codebook: np.ndarray, marks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _nearest_unmarked(
+    targets: np.ndarray, codebook: np.ndarray, marks: np.ndarray, rows: np.ndarray, ranks: np.ndarray
+) -> np.ndarray:
+    """The unmarked centroid of the wanted rank by distance, for each target."""
     codes = np.empty(len(targets), np.int64)
+    highest = int(ranks.max(initial=0))
     for block, tile in distance_tiles(targets, codebook):
         tile[marks[rows[block]]] = np.inf
-        codes[block] = tile.argmin(1)
+        if not highest:
+            codes[block] = tile.argmin(1)
+            continue
+        nearest = np.argpartition(tile, np.arange(highest + 1), axis=1)
+        codes[block] = np.take_along_axis(nearest, ranks[block, None], 1)[:, 0]
     return codes

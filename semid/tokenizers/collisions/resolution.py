@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semid.tokenizers.collisions.identical import count_identical
 from semid.tokenizers.collisions.packing import bucket_sizes, check_capacity
 from semid.tokenizers.collisions.placement import (
     OVERFLOWS,
     POLICIES,
-    Rows,
     check_arguments,
     needs_room,
     place,
     squared_errors,
 )
+from semid.tokenizers.collisions.rows import ChosenRows, Rows
 
 __all__ = [
     "OVERFLOWS",
@@ -36,6 +37,7 @@ class CollisionReport:
         policy, overflow: as asked for.
         colliding_before, colliding_after: share of items that share all their codes with another item.
         largest_before, largest_after: most items with the same codes.
+        identical: share that have the codes and the vector of another item.
         moved: share of items whose codes changed, an additional level aside.
         prefix_changed: share whose codes before the last level changed.
         overflowed: share that found no free code beside their other codes.
@@ -49,6 +51,7 @@ class CollisionReport:
     colliding_after: float
     largest_before: int
     largest_after: int
+    identical: float
     moved: float
     prefix_changed: float
     overflowed: float
@@ -78,6 +81,7 @@ def resolve(
     policy: str = "nearest",
     overflow: str = "spill",
     level: int = -1,
+    choices: int = 8,
     seed: int = 0,
 ) -> Resolution:
     """Apply a collision policy.
@@ -87,35 +91,37 @@ def resolve(
         vectors: (N, D) float32, what the codes stand for.
         codebooks: L arrays (K_l, D) float32.
         policy, overflow: see ``placement.py``.
-        level: where ``nearest`` looks for a free code, ``-1`` for the last.
-        seed: of ``overflow="random"``.
+        level: where ``nearest`` and ``random-k`` look for a free code, ``-1`` for the last.
+        choices: k of ``random-k``.
+        seed: of ``random-k`` and of ``overflow="random"``.
 
     Raises:
         InputError: an unknown policy or level, more items than codes, or an overflow where that is an error.
     """
-    check_arguments(len(codebooks), policy, overflow, level)
+    check_arguments(len(codebooks), policy, overflow, level, choices)
     num_codes = tuple(len(codebook) for codebook in codebooks)
     if needs_room(policy, overflow):
         check_capacity(len(codes), num_codes)
+    errors = squared_errors(codes, vectors, codebooks)
     contested = np.flatnonzero(bucket_sizes(codes) > 1)
-    alone = np.delete(codes, contested, axis=0)
     placed = place(
-        alone,
+        np.delete(codes, contested, axis=0),
         codes[contested],
-        vectors[contested],
+        ChosenRows(vectors, contested),
         codebooks,
         policy=policy,
         overflow=overflow,
         level=level,
+        choices=choices,
         seed=seed,
+        errors=errors[contested],
     )
-    width = placed.codes.shape[1] if len(contested) else codes.shape[1] + (policy == "extra")
-    resolved = np.zeros((len(codes), width), np.int32)
+    resolved = np.zeros((len(codes), placed.codes.shape[1]), np.int32)
     resolved[:, : codes.shape[1]] = codes
     resolved[contested] = placed.codes
-    if width > len(codebooks):
+    if resolved.shape[1] > len(codebooks):
         num_codes = (*num_codes, int(resolved[:, -1].max(initial=0)) + 1)
-    report = report_moves(codes, resolved, vectors, codebooks, policy, overflow, placed.overflowed)
+    report = report_moves(codes, resolved, vectors, codebooks, policy, overflow, placed.overflowed, errors=errors)
     return Resolution(codes=resolved, num_codes=num_codes, report=report)
 
 
@@ -127,6 +133,8 @@ def report_moves(
     policy: str,
     overflow: str,
     overflowed: int,
+    *,
+    errors: np.ndarray | None = None,
 ) -> CollisionReport:
     """What giving items other codes than their nearest ones did.
 
@@ -136,20 +144,26 @@ def report_moves(
         vectors, codebooks: as for :func:`resolve`.
         policy, overflow: that were in force.
         overflowed: number of items that found no free code beside their other codes.
+        errors: (N,) squared error of each item at ``before``, if known.
     """
-    sizes_before, sizes_after = bucket_sizes(before), bucket_sizes(after)
-    error_before = float(squared_errors(before, vectors, codebooks).mean(dtype=np.float64))
-    error_after = float(squared_errors(after, vectors, codebooks).mean(dtype=np.float64))
+    if errors is None:
+        errors = squared_errors(before, vectors, codebooks)
+    sizes, sizes_after = bucket_sizes(before), bucket_sizes(after)
+    colliding = np.flatnonzero(sizes > 1)
     changed = before != after[:, : before.shape[1]]
+    moved = np.flatnonzero(changed.any(axis=1))
+    rise = squared_errors(after[moved], ChosenRows(vectors, moved), codebooks).astype(np.float64) - errors[moved]
+    total = float(errors.sum(dtype=np.float64))
     return CollisionReport(
         policy=policy,
         overflow=overflow,
-        colliding_before=float((sizes_before > 1).mean()),
+        colliding_before=len(colliding) / len(before),
         colliding_after=float((sizes_after > 1).mean()),
-        largest_before=int(sizes_before.max()),
+        largest_before=int(sizes.max()),
         largest_after=int(sizes_after.max()),
-        moved=float(changed.any(axis=1).mean()),
+        identical=count_identical(before[colliding], ChosenRows(vectors, colliding)) / len(before),
+        moved=len(moved) / len(before),
         prefix_changed=float(changed[:, :-1].any(axis=1).mean()),
         overflowed=overflowed / len(before),
-        added_distortion=error_after / error_before - 1 if error_before > 0 else None,
+        added_distortion=float(rise.sum()) / total if total > 0 else None,
     )

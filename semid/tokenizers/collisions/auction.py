@@ -1,0 +1,130 @@
+"""Matching by auction: every item gets a leaf of its own, at nearly the least sum of costs.
+
+Bertsekas' auction for the asymmetric assignment problem (Annals of Operations Research 14, 1988), all items at once.
+Leaves have prices, zero at first. An item without a leaf bids for the one of least cost + price, so high that this
+and the second best would be as good, and a little more; the highest bid gets it, and whoever had it bids again.
+Every item ends within that little of its best at the final prices, and leaves without an owner still cost nothing:
+the sum of costs is then within the sum of those littles of the optimum.
+"""
+
+import numpy as np
+
+from semid.tokenizers.collisions.paths import PathLists
+
+# What a bid adds: a share of what the item's place costs it by now, above its first choice; and of the mean cost.
+_RAISE = 0.05
+_LEAST_RAISE = 1e-4
+# Values compared in one ``enter`` before those who still bid must step back: seconds.
+_PATIENCE = 1 << 30
+
+
+class Auction:
+    """Leaves, their prices and owners.
+
+    Items know a list of leaves each, and what is left out costs at least their horizon; those who would pay more
+    step back until they are told of more leaves.
+
+    Attributes:
+        leaf: (n,) int64 leaf that each item has, -1 for none.
+    """
+
+    def __init__(self, num_items: int) -> None:
+        self._lists: list[tuple[np.ndarray, PathLists]] = []
+        self._widths = np.empty(0, np.int64)
+        self._list = np.full(num_items, -1)
+        self._row = np.full(num_items, -1)
+        self._first_choice = np.zeros(num_items, np.float32)
+        self._leaves = np.empty(0, np.int64)  # known leaves, rising
+        self._places = np.empty(0, np.int64)  # where in the two arrays below
+        self._price = np.empty(0, np.float32)
+        self._owner = np.empty(0, np.int64)
+        self._place = np.full(num_items, -1)
+        self._least_raise = np.float32(0)
+
+    @property
+    def leaf(self) -> np.ndarray:
+        leaves = np.empty(len(self._leaves) + 1, np.int64)
+        leaves[self._places] = self._leaves
+        leaves[-1] = -1
+        found: np.ndarray = leaves[self._place]
+        return found
+
+    def enter(self, items: np.ndarray, lists: PathLists) -> np.ndarray:
+        """Tell items without a leaf of theirs about leaves, and let bid until none wants more.
+
+        Args:
+            items: (n,) distinct items.
+            lists: their leaves; these replace those they were told before.
+
+        Returns:
+            the items that have stepped back, rising.
+        """
+        if not len(items):
+            return items
+        self._list[items], self._row[items] = len(self._lists), np.arange(len(items))
+        self._lists.append((self._places_of(lists.leaves), lists))
+        self._widths = np.append(self._widths, lists.leaves.shape[1])
+        self._first_choice[items] = lists.costs.min(1)
+        mean = lists.costs[np.isfinite(lists.costs)].mean(dtype=np.float64)
+        self._least_raise = max(self._least_raise, np.float32(_LEAST_RAISE * mean), np.finfo(np.float32).tiny)
+        back, active, compared = [items[:0]], items, 0
+        while len(active) and compared < _PATIENCE:
+            compared += int(self._widths[self._list[active]].sum())
+            active, stepped_back = self._round(active)
+            back.append(stepped_back)
+        return np.sort(np.concatenate([*back, active]))
+
+    def _places_of(self, leaves: np.ndarray) -> np.ndarray:
+        """Where the prices and owners of leaves are, new leaves added. Like ``leaves``."""
+        flat = leaves.reshape(-1)
+        order = np.argsort(flat)
+        ranked = flat[order]
+        new = np.ones(len(ranked), bool)
+        new[1:] = ranked[1:] != ranked[:-1]
+        distinct = ranked[new]
+        at = np.searchsorted(self._leaves, distinct)
+        known = np.zeros(len(distinct), bool)
+        if len(self._leaves):
+            known = self._leaves[np.minimum(at, len(self._leaves) - 1)] == distinct
+        places = np.empty(len(distinct), np.int64)
+        places[known] = self._places[at[known]]
+        places[~known] = len(self._price) + np.arange((~known).sum())
+        self._leaves = np.insert(self._leaves, at[~known], distinct[~known])
+        self._places = np.insert(self._places, at[~known], places[~known])
+        self._price = np.append(self._price, np.zeros((~known).sum(), np.float32))
+        self._owner = np.append(self._owner, np.full((~known).sum(), -1))
+        found = np.empty(len(flat), np.int64)
+        found[order] = places[np.cumsum(new) - 1]
+        return found.reshape(leaves.shape)
+
+    def _round(self, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All active items bid once: those still active, and those that stepped back."""
+        bids = [self._bids(number, active[self._list[active] == number]) for number in range(len(self._lists))]
+        bidder, place, bid, back = (np.concatenate(parts) for parts in zip(*bids, strict=True))
+        order = np.lexsort((bidder, -bid, place))
+        highest = np.ones(len(order), bool)
+        highest[1:] = place[order[1:]] != place[order[:-1]]
+        won, lost = order[highest], order[~highest]
+        evicted = self._owner[place[won]]
+        evicted = evicted[evicted >= 0]
+        self._place[evicted] = -1
+        self._owner[place[won]], self._price[place[won]] = bidder[won], bid[won]
+        self._place[bidder[won]] = place[won]
+        return np.concatenate([bidder[lost], evicted]), back
+
+    def _bids(self, number: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Bidders, the places they bid for, their bids, and the items that step back, of those with one list."""
+        if not len(items):
+            return items, items, np.empty(0, np.float32), items
+        places, lists = self._lists[number]
+        rows, lines = self._row[items], np.arange(len(items))
+        values = lists.costs[rows] + self._price[places[rows]]
+        best = values.argmin(1)
+        first = values[lines, best]
+        values[lines, best] = np.inf
+        second = np.minimum(values.min(1), lists.horizon[rows])
+        bidding = (first <= lists.horizon[rows]) & np.isfinite(first)
+        raised = _RAISE * (first - self._first_choice[items]) + self._least_raise
+        place = places[rows, best]
+        bid = self._price[place] + (second - first) + raised
+        return items[bidding], place[bidding], bid[bidding], items[~bidding]
