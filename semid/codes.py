@@ -24,8 +24,6 @@ class SemanticIds:
     def __post_init__(self) -> None:
         if self.codes.ndim != 2 or self.codes.shape[1] != len(self.num_codes):
             raise InputError(f"Codes have shape {self.codes.shape}, expected (N, {len(self.num_codes)}).")
-        if prod(self.num_codes) >= 2**63:
-            raise InputError(f"{self.num_codes} codes a level do not fit into 63 bits: use fewer or smaller levels.")
         if len(self.codes) and (self.codes.min() < 0 or (self.codes.max(axis=0) >= self.num_codes).any()):
             raise InputError(f"Codes lie outside 0..K-1 for K = {self.num_codes}.")
 
@@ -38,12 +36,37 @@ class SemanticIds:
         return len(self.num_codes)
 
     def keys(self, codes: np.ndarray | None = None, *, levels: int | None = None) -> np.ndarray:
-        """Pack the first ``levels`` codes of each row into one int64 that sorts like the codes do. (M,)"""
+        """One int64 for the first ``levels`` codes of each row, which sorts like they do. (M,)
+
+        The codes are the digits of the key. Where that would take more than 63 bits, the codes before a level are
+        replaced by their rank among those of the catalogue; rows that begin like no item then have the key -1.
+        """
         rows = self.codes if codes is None else codes
         key = np.zeros(len(rows), np.int64)
+        known = np.ones(len(rows), bool)
         for level in range(self.num_levels if levels is None else levels):
+            if level in self._prefixes:
+                prefixes = self._prefixes[level]
+                rank = np.minimum(np.searchsorted(prefixes, key), len(prefixes) - 1)
+                known &= prefixes[rank] == key
+                key = rank
             key = key * self.num_codes[level] + rows[:, level]
-        return key
+        return np.where(known, key, -1)
+
+    @cached_property
+    def _prefixes(self) -> dict[int, np.ndarray]:
+        """Levels at which keys would outgrow 63 bits, and the rising keys that the catalogue has before them."""
+        found: dict[int, np.ndarray] = {}
+        if prod(self.num_codes) < 2**63:
+            return found
+        key, size = np.zeros(self.num_items, np.int64), 1
+        for level, width in enumerate(self.num_codes):
+            if size * width >= 2**63:
+                found[level], key = np.unique(key, return_inverse=True)
+                size = len(found[level])
+            key = key * width + self.codes[:, level]
+            size *= width
+        return found
 
     @cached_property
     def order(self) -> np.ndarray:
