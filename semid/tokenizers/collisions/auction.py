@@ -99,7 +99,8 @@ class Auction:
 
     def _round(self, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All active items bid once: those still active, and those that stepped back."""
-        bids = [self._bids(number, active[self._list[active] == number]) for number in range(len(self._lists))]
+        numbers = self._list[active]
+        bids = [self._bids(number, active[numbers == number]) for number in np.unique(numbers)]
         bidder, place, bid, back = (np.concatenate(parts) for parts in zip(*bids, strict=True))
         order = np.lexsort((bidder, -bid, place))
         highest = np.ones(len(order), bool)
@@ -114,8 +115,6 @@ class Auction:
 
     def _bids(self, number: int, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Bidders, the places they bid for, their bids, and the items that step back, of those with one list."""
-        if not len(items):
-            return items, items, np.empty(0, np.float32), items
         places, lists = self._lists[number]
         rows, lines = self._row[items], np.arange(len(items))
         values = lists.costs[rows] + self._price[places[rows]]
