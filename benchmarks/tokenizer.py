@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from measuring import Row, Settings, equal_threads, tell
-from sections import collisions, disk, encode, kmeans, real, residual, svd
+from sections import collisions, disk, encode, kmeans, real, residual, shapes, svd
 
 import semid
 
@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "svd": svd.run,
     "residual": residual.run,
     "real": real.run,
+    "shapes": shapes.run,
     "collisions": collisions.run,
     "encode": encode.run,
     "disk": disk.run,

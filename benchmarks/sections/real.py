@@ -48,9 +48,13 @@ def run(settings: Settings) -> list[Row]:
 
 
 def real_vectors(name: str, settings: Settings) -> np.ndarray:
-    """The embeddings of one set as float32, at scale a random share of them."""
+    """The embeddings of one set, as :func:`read_embeddings` gives them."""
     assert settings.data is not None
-    path = Path(settings.data) / name / f"emb_{settings.embedding}.f16.npy"
+    return read_embeddings(settings.data / name / f"emb_{settings.embedding}.f16.npy", settings)
+
+
+def read_embeddings(path: Path, settings: Settings) -> np.ndarray:
+    """One file as float32, at scale a random share of its rows."""
     stored = np.load(path, mmap_mode="r")
     order = np.random.default_rng(0).permutation(len(stored))[: settings.scaled(len(stored))]
     vectors: np.ndarray = stored[np.sort(order)].astype(np.float32)
@@ -63,7 +67,7 @@ def codes_for(num_vectors: int) -> int:
 
 
 def _compare(name: str, vectors: np.ndarray, settings: Settings) -> list[Row]:
-    splits = [_split(vectors, seed, settings.svd) for seed in range(settings.repeats)]
+    splits = [split_items(vectors, seed, settings.svd) for seed in range(settings.repeats)]
     num_codes = codes_for(len(splits[0].fit))
     setting = f"{name}, {LEVELS} x {num_codes}"
     tell(f"real {setting}")
@@ -75,7 +79,8 @@ def _compare(name: str, vectors: np.ndarray, settings: Settings) -> list[Row]:
     ]
 
 
-def _split(vectors: np.ndarray, seed: int, components: int) -> Split:
+def split_items(vectors: np.ndarray, seed: int, components: int) -> Split:
+    """A tenth of the items held out, all projected by what the others give."""
     order = np.random.default_rng(seed).permutation(len(vectors))
     held_out = np.zeros(len(vectors), bool)
     held_out[order[: round(HELD_OUT * len(vectors))]] = True
@@ -109,9 +114,8 @@ def _averaged(line: Row, timings: Mapping[str, Timing]) -> Row:
         return line
     error, half = _mean(timings[line.system], "error")
     held_out, held_out_half = _mean(timings[line.system], "held-out")
-    figures = {**line.figures, "held-out": held_out}
-    figures = {"error +-": half, "held-out +-": held_out_half} | figures
-    return replace(line, error=error, figures=figures)
+    figures = {"error +-": half, "held-out": held_out, "held-out +-": held_out_half}
+    return replace(line, error=error, figures=figures | {**line.figures, **figures})
 
 
 def _mean(timing: Timing, figure: str) -> tuple[float, float]:
