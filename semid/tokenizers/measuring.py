@@ -54,7 +54,7 @@ def measure_quality(
         items=len(vectors),
         dim=vectors.shape[1],
         captured=preprocessor.captured_,
-        captured_by=dict(zip(valid, _captured_by(preprocessor), strict=True)),
+        captured_by=preprocessor.captured_by(tuple(valid)),
         missing={name: float(1 - np.mean(has)) for name, has in valid.items()},
         missing_all=float(1 - known.mean()),
         relative_error=resolved[0],
@@ -64,17 +64,6 @@ def measure_quality(
         levels=tuple(levels),
         worst_buckets=_worst_buckets(codes),
     )
-
-
-def _captured_by(preprocessor: Preprocessor) -> list[float]:
-    """Share of the energy of each embedding that the components hold."""
-    shares, first = [], 0
-    for dim, noise in zip(preprocessor.dims, preprocessor.noise_, strict=True):
-        explained = float(((preprocessor.basis_[first : first + dim] ** 2) @ preprocessor.variances_).sum())
-        left = float(noise) * dim
-        shares.append(explained / (explained + left) if explained + left > 0 else 1.0)
-        first += dim
-    return shares
 
 
 def measure_purity(codes: np.ndarray, fields: Fields) -> tuple[FieldPurity, ...]:

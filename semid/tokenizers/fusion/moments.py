@@ -45,6 +45,7 @@ class Sums:
         self.products = np.zeros((width, width))
         self.totals = np.zeros((len(dims), width))
         self.counts = np.zeros((len(dims), len(dims)))
+        self._rounded = torch.empty(0, width, dtype=torch.bfloat16)
         self._panels = [
             (slice(row, min(row + _PANEL, width)), slice(first, min(first + _PANEL_LENGTH, width)))
             for row in range(0, width, _PANEL)
@@ -61,17 +62,29 @@ class Sums:
             half: multiply in bfloat16.
         """
         weights = torch.from_numpy(marks.astype(np.float32))
-        factor = _to_bfloat16(block, workers) if half else block
+        products = torch.from_numpy(self.products)
+        factor = self._to_bfloat16(block, workers) if half else block
 
         def panel(task: tuple[slice, slice]) -> None:
             rows, columns = task
             product = factor[:, rows].T @ factor[:, columns]
-            self.products[rows, columns] += product.float().numpy()
+            products[rows, columns] += product
             if columns.start == rows.start:
                 self.totals[:, rows] += (weights.T @ block[:, rows]).numpy()
 
         workers.run(panel, self._panels)
         self.counts += marks.T.astype(np.float64) @ marks.astype(np.float64)
+
+    def _to_bfloat16(self, block: torch.Tensor, workers: Workers) -> torch.Tensor:
+        if len(self._rounded) < len(block):  # kept, for fresh memory costs more than the rounding
+            self._rounded = torch.empty(block.shape, dtype=torch.bfloat16)
+        rounded = self._rounded[: len(block)]
+
+        def round_rows(slab: slice) -> None:
+            rounded[slab].copy_(block[slab])
+
+        workers.run(round_rows, slabs_of(len(block)))
+        return rounded
 
     def centred(self, offsets: Sequence[np.ndarray]) -> np.ndarray:
         """The products of y − offset; the sums are used up. (width, width)"""

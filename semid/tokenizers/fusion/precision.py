@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from semid.tokenizers.clustering.prepared import has_half_precision
 from semid.tokenizers.fusion.components import leading_components
 from semid.tokenizers.fusion.moments import Sums, offsets_of, scaled_moment
 from semid.tokenizers.fusion.reading import RowSource, spread_rows
@@ -15,12 +16,6 @@ TOLERANCE = 1e-5
 _TRIED_ROWS = 4096
 # Below this many times the rows tried, trying costs more than it can gain.
 _WORTHWHILE = 16
-
-
-def has_bfloat16_units() -> bool:
-    """Whether this processor multiplies bfloat16 matrices faster than float32 ones."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def half_suffices(
@@ -38,7 +33,7 @@ def half_suffices(
         count: components wanted.
         workers: read and compute.
     """
-    if not has_bfloat16_units() or len(source) < _WORTHWHILE * _TRIED_ROWS:
+    if not has_half_precision() or len(source) < _WORTHWHILE * _TRIED_ROWS:
         return False
     rows = spread_rows(source, _densest(source), _TRIED_ROWS)
     tried = RowSource(source.embeddings, rows)

@@ -31,7 +31,7 @@ _ARRAYS = ("scales", "basis", "variances", "grams", "noise", "votes", "rotation"
 _DRAWN_ROWS = 1024
 # Of one block of vectors, and of what is mapped to make it.
 _VECTOR_BYTES = 8 << 20
-_MAPPED_BYTES = 64 << 20
+_MAPPED_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,17 +65,12 @@ class WeightChoice:
     alone: tuple[float, ...]
 
 
-def choose_weights(
-    embeddings: Sequence[Embedding], pairs: np.ndarray, config: WeightingConfig | None = None
-) -> tuple[float, ...]:
-    """The weights that :func:`search_weights` finds."""
-    return search_weights(embeddings, pairs, config).weights
-
-
 def search_weights(
     embeddings: Sequence[Embedding], pairs: np.ndarray, config: WeightingConfig | None = None
 ) -> WeightChoice:
     """Weights under which the nearest neighbours of items agree best with what is taken together.
+
+    An embedding that was itself made from these histories knows the pairs, and is trusted more than it deserves.
 
     Args:
         embeddings: one row an item.

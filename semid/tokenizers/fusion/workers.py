@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-import torch
+from semid.tokenizers.clustering.tiles import one_thread_each
 
 Task = TypeVar("Task")
 
@@ -19,9 +19,9 @@ class Workers:
     """
 
     def __enter__(self) -> "Workers":
-        self._num_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self._num_threads) if self._num_threads > 1 else None
+        self._held = one_thread_each()
+        num_threads = self._held.__enter__()
+        self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         return self
 
     def __exit__(
@@ -29,7 +29,7 @@ class Workers:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._num_threads)
+        self._held.__exit__(kind, error, trace)
 
     def run(self, function: Callable[[Task], None], tasks: Iterable[Task]) -> None:
         """Call the function for every task and wait; of several errors the first task's is raised."""

@@ -28,20 +28,20 @@ def test_half_products_are_taken_where_they_cost_nothing(monkeypatch: pytest.Mon
     monkeypatch.setattr(precision, "_TRIED_ROWS", 512)
     rng = np.random.default_rng(0)
     vectors = (rng.standard_normal((9000, 40)) * 0.8 ** np.arange(40)).astype(np.float32)
-    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(precision, "has_half_precision", lambda: True)
     assert decide(vectors, 8)
     assert not decide(vectors[:8000], 8)  # too few rows to gain by it
     monkeypatch.setattr(precision, "TOLERANCE", -1.0)
     assert not decide(vectors, 8)
     monkeypatch.setattr(precision, "TOLERANCE", 1.0)
-    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(precision, "has_half_precision", lambda: False)
     assert not decide(vectors, 8)
 
 
 def test_half_products_are_refused_where_rounding_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first column has more energy, but rounds down everywhere; the second rounds up in three rows of four."""
     monkeypatch.setattr(precision, "_TRIED_ROWS", 512)
-    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(precision, "has_half_precision", lambda: True)
     rows = np.arange(9000)
     signs = np.stack([1 - 2 * (rows % 2), 1 - 2 * (rows // 2 % 2)], axis=1)
     sizes = np.stack([np.full(9000, 1 + 2**-8 - 2**-14), np.where(rows // 4 % 4, 1 + 2**-8 + 2**-14, 1)], axis=1)

@@ -395,7 +395,7 @@ def test_half_precision_products_capture_as_much(monkeypatch: pytest.MonkeyPatch
     vectors = correlated(np.random.default_rng(0), 9000, 48)
     exact = Preprocessor(PreprocessorConfig(svd=8)).fit([embedding(vectors)])
     monkeypatch.setattr("semid.tokenizers.fusion.precision._TRIED_ROWS", 512)
-    monkeypatch.setattr("semid.tokenizers.fusion.precision.has_bfloat16_units", lambda: True)
+    monkeypatch.setattr("semid.tokenizers.fusion.precision.has_half_precision", lambda: True)
     half = Preprocessor(PreprocessorConfig(svd=8)).fit([embedding(vectors)])
     assert not np.array_equal(exact.basis_, half.basis_)
     covariance = np.cov(vectors.T.astype(np.float64))

@@ -3,7 +3,7 @@ import pytest
 
 from semid.data.features import Embedding
 from semid.errors import InputError
-from semid.tokenizers.fusion.weighting import WeightingConfig, choose_weights, search_weights
+from semid.tokenizers.fusion.weighting import WeightingConfig, search_weights
 
 NUM_ITEMS = 1200
 
@@ -54,12 +54,12 @@ def test_noise_gets_little_weight() -> None:
     assert found.agreement > found.equal
     assert found.agreement >= max(found.alone) - 0.02
     assert found.alone[1] < 0.5 * found.alone[0]
-    assert choose_weights(given, pairs) == found.weights
+    assert search_weights(given, pairs).weights == found.weights
 
 
 def test_equal_embeddings_get_like_weights() -> None:
     given, pairs = embeddings(2.0, 2.0)
-    one, two = choose_weights(given, pairs)
+    one, two = search_weights(given, pairs).weights
     assert 0.5 <= one / two <= 2
 
 
@@ -95,11 +95,11 @@ def test_the_sample_depends_on_the_seed_alone() -> None:
 def test_mistakes_are_named() -> None:
     given, pairs = embeddings(1.0, 1.0)
     with pytest.raises(InputError, match="Only 0 items"):
-        choose_weights(given, pairs[:0])
+        search_weights(given, pairs[:0])
     with pytest.raises(InputError, match="rows up to 1200"):
-        choose_weights(given, pairs + np.array([0, NUM_ITEMS - pairs[:, 1].max()]))
+        search_weights(given, pairs + np.array([0, NUM_ITEMS - pairs[:, 1].max()]))
     with pytest.raises(InputError, match="queries is 0"):
         WeightingConfig(queries=0)
     given[1].vectors[5, 2] = np.nan
     with pytest.raises(InputError, match="'e1' has NaN or infinity in row 5"):
-        choose_weights(given, pairs, WeightingConfig(candidates=5000))
+        search_weights(given, pairs, WeightingConfig(candidates=5000))
