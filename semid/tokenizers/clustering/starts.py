@@ -4,6 +4,8 @@ Shapes: N vectors, D width, K centroids. A start is (K, D) float32; every draw c
 that a seed gives the same start whatever the number of threads.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -113,22 +115,44 @@ def shrunk(centroids: np.ndarray, vectors: np.ndarray, factor: float) -> np.ndar
     return np.asarray(mean + np.float32(factor) * (centroids - mean))
 
 
-def _finish(vectors: np.ndarray, chosen: list[int], num_codes: int, rng: np.random.Generator) -> list[int]:
-    """Rows of K vectors: those chosen already and draws of k-means++."""
-    chosen = list(chosen)
-    nearest = np.full(len(vectors), np.inf)
-    fresh = chosen
+def draw_rows(
+    distances_to: Callable[[list[int]], np.ndarray],
+    take: Callable[[np.ndarray], np.ndarray],
+    num_rows: int,
+    chosen: list[int],
+    num_codes: int,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Rows of K vectors, those chosen already and draws of k-means++, for vectors wherever they are.
+
+    Args:
+        distances_to: of (N,) squared distances to the nearest of some rows.
+        take: of the vectors at some rows.
+        num_rows: N.
+        chosen: at least one row.
+        num_codes: K.
+        rng: of the draws.
+    """
+    nearest = np.full(num_rows, np.inf)
+    chosen = fresh = list(chosen)
     while len(chosen) < num_codes:
-        nearest = np.minimum(nearest, assign(vectors, vectors[fresh])[1])
+        nearest = np.minimum(nearest, distances_to(fresh))
         count = min(len(chosen), num_codes - len(chosen), _ROUND_LIMIT)
         cumulative = np.cumsum(nearest)
         if cumulative[-1] == 0:  # no distinct vectors are left
-            fresh = [int(row) for row in rng.integers(len(vectors), size=num_codes - len(chosen))]
+            fresh = [int(row) for row in rng.integers(num_rows, size=num_codes - len(chosen))]
         else:
             rows = _draw(cumulative, count, rng)
-            fresh = [int(row) for row in rows[_accepted(vectors[rows], nearest[rows], rng.random(count))]]
+            fresh = [int(row) for row in rows[_accepted(take(rows), nearest[rows], rng.random(count))]]
         chosen = chosen + fresh
     return chosen
+
+
+def _finish(vectors: np.ndarray, chosen: list[int], num_codes: int, rng: np.random.Generator) -> list[int]:
+    def distances_to(rows: list[int]) -> np.ndarray:
+        return assign(vectors, vectors[rows])[1]
+
+    return draw_rows(distances_to, vectors.__getitem__, len(vectors), chosen, num_codes, rng)
 
 
 def _draw(cumulative: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
