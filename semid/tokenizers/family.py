@@ -6,8 +6,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from semid.errors import InputError
+from semid.tokenizers.fsq import FSQ, FSQConfig
+from semid.tokenizers.opq import OPQ, OPQConfig
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
+from semid.tokenizers.rq_kmeans_plus import RQKMeansPlus, RQKMeansPlusConfig
+from semid.tokenizers.rq_vae import RQVAE, RQVAEConfig
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -33,6 +37,10 @@ class Member:
 
 FAMILY: dict[str, Member] = {
     "rq-kmeans": Member(RQKMeansConfig, RQKMeans),
+    "rq-kmeans+": Member(RQKMeansPlusConfig, RQKMeansPlus),
+    "rq-vae": Member(RQVAEConfig, RQVAE),
+    "opq": Member(OPQConfig, OPQ),
+    "fsq": Member(FSQConfig, FSQ),
 }
 
 

@@ -3,6 +3,7 @@ import pytest
 from semid.errors import InputError
 from semid.tokenizers.family import FAMILY, make_quantiser
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
+from semid.tokenizers.rq_vae import RQVAEConfig
 
 
 def test_settings_are_the_config_with_defaults_for_the_rest() -> None:
@@ -12,10 +13,15 @@ def test_settings_are_the_config_with_defaults_for_the_rest() -> None:
 
 
 def test_text_and_lists_are_read_by_the_type_of_the_setting() -> None:
-    quantiser = make_quantiser("rq-kmeans", levels="2", codes="8, 4", sample="none", seed=" 3 ")
-    assert quantiser.config == RQKMeansConfig(levels=2, codes=(8, 4), sample=None, seed=3)
+    quantiser = make_quantiser("rq-kmeans", levels="2", codes="8, 4", seed=" 3 ")
+    assert quantiser.config == RQKMeansConfig(levels=2, codes=(8, 4), seed=3)
     assert make_quantiser("rq-kmeans", codes="64").config.codes == 64
     assert make_quantiser("rq-kmeans", levels=2, codes=[8, 4]).config.codes == (8, 4)
+    assert make_quantiser("rq-vae", hidden="64", collaborative="0.5", device="cpu").config == RQVAEConfig(
+        hidden=(64,), collaborative=0.5, device="cpu"
+    )
+    assert make_quantiser("fsq", grid="None").config.grid is None
+    assert make_quantiser("fsq", codes=64, grid="8,8").config.grid == (8, 8)
 
 
 def test_mistakes_are_named_with_what_there_is() -> None:
