@@ -57,7 +57,7 @@ _COLUMNS = (
     ("seconds", 9),
     ("error", 9),
     ("ratio", 8),
-    ("goal", 46),
+    ("goal", 50),
     ("figures", 0),
 )
 

@@ -101,7 +101,7 @@ def _judged(line: Row, rows: Mapping[str, Row], items: int) -> Row:
     greedy = rows[GREEDY].error
     assert greedy is not None
     within = line.error <= EQUAL * SHARE_OF_GREEDY * greedy
-    fast = line.seconds <= SECONDS * max(1, items / 200_000)
+    fast = line.seconds <= SECONDS * max(0.1, items / 200_000)
     share = {"of greedy's": line.error / greedy} if greedy else {}
     judged = line.requiring("none share", line.figures["colliding after"] == 0)
     judged = judged.requiring(f"<={SHARE_OF_GREEDY:g}x greedy's", within).requiring(f"<{SECONDS:g} s/200k", fast)
