@@ -14,15 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from semid.data.features import Embedding
 from semid.errors import InputError
-from semid.tokenizers.fusion.applying import Pattern, patterns_of, project_rows
+from semid.tokenizers.fusion.applying import Projector
 from semid.tokenizers.fusion.projection import noise_levels, regression
 from semid.tokenizers.fusion.reading import SLAB_ROWS, RowSource, stretches
 from semid.tokenizers.fusion.shared_space import fit_shared_space
-from semid.tokenizers.fusion.workers import Workers
 
 SCALES = ("energy", "whiten")
 FUSIONS = ("svd", "gcca")
@@ -205,16 +203,11 @@ class Preprocessor:
         source = RowSource(embeddings, rows)
         self._check_fitted_dims(embeddings)
         numbers = np.arange(len(source)) if rows is None else rows
-        means = [torch.from_numpy(mean) for mean in self.means_]
-        projections: dict[Pattern, torch.Tensor] = {}
+        projector = Projector(source, self.means_, self._projection, self.num_components)
         for block in stretches(len(source), self._block_rows(embeddings)):
             source.prefetch(slice(block.stop, 2 * block.stop - block.start))
             valid = source.valid(block)
-            for pattern in patterns_of(valid):
-                if pattern not in projections:
-                    projections[pattern] = torch.from_numpy(self._projection(np.array(pattern)))
-            with Workers() as workers:
-                vectors = project_rows(source, block, valid, means, projections, workers)
+            vectors = projector.rows(block, valid)
             source.release()
             known = np.asarray(valid.any(axis=1))
             vectors[~known] = self._random_vectors(first_row + numbers[block][~known])
