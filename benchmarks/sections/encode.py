@@ -4,28 +4,32 @@ from dataclasses import replace
 
 import faiss
 import numpy as np
-from measuring import Goal, Row, Settings, System, interleave, row, tell
-from ours import SYSTEM
+from measuring import Goal, Row, Settings, System, equal_threads, interleave, row, tell
+from ours import SYSTEM, cluster
 from synthetic_vectors import MixtureConfig, hierarchical_mixture
 
 from semid.tokenizers.clustering.nearest import assign
 
 VECTORS, WIDTH = 200_000, 60
+FIT_ITERATIONS = 3
 SIZES = (256, 1024, 4096, 8192)
 PEER = "faiss.IndexFlatL2"
 EQUAL_SHARE = 0.999
 
 
 def run(settings: Settings) -> list[Row]:
-    drawn = hierarchical_mixture(MixtureConfig(vectors=settings.scaled(VECTORS) + max(SIZES), width=WIDTH))
+    vectors = hierarchical_mixture(MixtureConfig(vectors=settings.scaled(VECTORS), width=WIDTH))
     rows = []
     for num_codes in SIZES:
-        rows += _compare(drawn[max(SIZES) :], np.ascontiguousarray(drawn[:num_codes]), settings)
+        if 2 * num_codes > len(vectors):
+            continue
+        with equal_threads(settings.threads):
+            centroids = cluster(vectors, num_codes, FIT_ITERATIONS, 0, settings.threads)
+        rows += _compare(vectors, centroids, settings)
     return rows
 
 
 def _compare(vectors: np.ndarray, centroids: np.ndarray, settings: Settings) -> list[Row]:
-    """The centroids are vectors themselves, so that many are nearly as near as the nearest."""
     setting = f"K={len(centroids)}, {len(vectors)} x {WIDTH}"
     tell(f"encode {setting}")
     index = faiss.IndexFlatL2(WIDTH)
