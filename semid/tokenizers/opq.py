@@ -1,8 +1,7 @@
 """Product quantisation with a learned rotation: long codes whose levels do not depend on each other.
 
 PQ (Jégou, Douze and Schmid 2011) cuts the space into L parts and runs k-means in each; OPQ (Ge, He, Ke and Sun 2013)
-first rotates it so that the parts carry alike and are independent. RPG (arXiv 2506.05781) predicts such codes at
-once.
+first rotates it so that the parts carry alike and are independent. RPG (arXiv 2506.05781) predicts all codes at once.
 
 Shapes: N vectors, D width, L levels = parts, K centroids of a part.
 """

@@ -1,54 +1,120 @@
-"""Residual quantisation: k-means on the vectors, then on what is left of them, level by level.
+"""Residual quantisation: k-means on the vectors, then on what is left of them, and then of all levels at once.
 
 RQ-KMeans as in QARM (arXiv 2411.11739): x ≈ Σ_l e^l_{c_l}, where e^l are the centroids of the residuals of level l.
+Each level by itself is the best that k-means finds; ``residual/refinement.py`` then fits all of them together.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from semid.errors import InputError
-from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
-from semid.tokenizers.clustering.nearest import assign, distance_tiles
+from semid.tokenizers.checks import check_at_least, codes_per_level
+from semid.tokenizers.clustering.kmeans import STARTS, KMeansConfig, Start, fit_kmeans
+from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.quantiser import FitProgress
+from semid.tokenizers.residual.beam import beam_encode
+from semid.tokenizers.residual.levels import (
+    Level,
+    encode_level,
+    encode_levels,
+    encode_levels_balanced,
+    fit_level,
+)
+from semid.tokenizers.residual.refinement import Refinement, refine
 
-# Candidate paths of one block of rows in a beam: rows × beam × K.
-_BEAM_ELEMENTS = 1 << 22
-
-Engine = Callable[[np.ndarray, KMeansConfig], np.ndarray]
+HARTIGAN = ("judged", "always", "never")
+# Share of the vectors that judges what is fitted to the others, and the most of them.
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 8192
+# Most vectors a centroid for which its own vectors pull it enough to matter, and that a refinement looks at.
+_HARTIGAN_ROWS, _REFINED_ROWS = 128, 256
+# Paths kept by default, up to this many codes a level; beyond, one costs about as much as eight here.
+_BEAM, _BEAM_CODES = 8, 512
+# Most rounds of refinement by default, and most comparisons of a vector and a centroid in all of them together.
+_ROUNDS, _COMPARISONS = 16, 1 << 31
+# Fewest vectors a code that are left when some are held out.
+_FEWEST_ROWS = 2
+# Rounds on all vectors, those held out included, after the others; passes where there were none.
+_LAST_ROUNDS, _SETTLING = 2, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RQKMeansConfig:
-    """How to fit residual codebooks.
+    """How to fit residual codebooks. What is left at its default goes by what wins on items held out.
 
     Attributes:
         levels: L.
         codes: K, one for all levels or one a level.
         iterations: most passes of Lloyd's algorithm a level.
         seed: of every random choice.
+        beam: partial paths kept while encoding; 1 takes the nearest centroid of every level in turn. None: 8 up to
+            512 codes a level, 1 for more.
+        rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 16, and fewer for
+            so many vectors and codes that they would cost more than the levels did.
+        noise: shakes the centroids in these rounds, so that they leave poor solutions; 0 does not.
+        start: of k-means; see ``KMeansConfig``.
+        hartigan: whether vectors count as no part of their own centroids: "always", "never", or "judged" on vectors
+            held out. Pays with few vectors a code.
+        balanced: at a level no code has more than ⌈N/K⌉ times this many vectors; None for as many as are nearest.
+        normalise: go by the direction of what is left, not its length. Fewer collisions, more error.
     """
 
     levels: int = 3
     codes: int | tuple[int, ...] = 256
     iterations: int = 25
     seed: int = 0
+    beam: int | None = None
+    rounds: int | None = None
+    noise: float = 0.7
+    start: str = "auto"
+    hartigan: str = "judged"
+    balanced: float | None = None
+    normalise: bool = False
 
     def __post_init__(self) -> None:
-        if self.levels < 1:
-            raise InputError(f"The number of levels is {self.levels} but must be at least 1.")
-        if self.iterations < 1:
-            raise InputError(f"The number of iterations is {self.iterations} but must be at least 1.")
-        if isinstance(self.codes, tuple) and len(self.codes) != self.levels:
-            raise InputError(f"{len(self.codes)} codebook sizes were given for {self.levels} levels: give one each.")
-        if min(self.num_codes) < 1:
-            raise InputError(f"The number of codes is {min(self.num_codes)} but must be at least 1.")
+        codes_per_level(self.levels, self.codes)
+        check_at_least("number of iterations", self.iterations, 1)
+        check_at_least("noise", self.noise, 0)
+        if self.start not in STARTS:
+            raise InputError(f"The start of k-means is {self.start!r} but must be one of {', '.join(STARTS)}.")
+        if self.hartigan not in HARTIGAN:
+            raise InputError(f"The setting hartigan is {self.hartigan!r} but must be one of {', '.join(HARTIGAN)}.")
+        if self.beam is not None:
+            check_at_least("beam", self.beam, 1)
+        if self.rounds is not None:
+            check_at_least("number of rounds", self.rounds, 0)
+        if self.balanced is not None:
+            check_at_least("slack of balanced codes", self.balanced, 1)
+        self._check_alone()
+
+    def _check_alone(self) -> None:
+        special = [name for name in ("balanced", "normalise") if getattr(self, name) not in (None, False)]
+        if len(special) == 2:
+            raise InputError("Codes can be balanced or normalised, but not both: choose one.")
+        if special and (self.beam or 1) > 1:
+            raise InputError(f"A beam of {self.beam} cannot be searched with {special[0]}: leave beam at 1.")
+        if special and self.rounds:
+            raise InputError(f"All levels cannot be fitted together with {special[0]}: leave rounds at 0.")
 
     @property
     def num_codes(self) -> tuple[int, ...]:
         """K of each level."""
-        return self.codes if isinstance(self.codes, tuple) else (self.codes,) * self.levels
+        return codes_per_level(self.levels, self.codes)
+
+    @property
+    def by_level(self) -> bool:
+        """Whether levels are fitted and encoded one after the other only."""
+        return self.normalise or self.balanced is not None
+
+    @property
+    def paths(self) -> int:
+        """Partial paths kept while encoding."""
+        if self.by_level or self.levels == 1:
+            return 1
+        if self.beam is not None:
+            return self.beam
+        return _BEAM if max(self.num_codes) <= _BEAM_CODES else 1
 
 
 class RQKMeans:
@@ -56,7 +122,6 @@ class RQKMeans:
 
     Args:
         config: how to fit.
-        engine: fits one level, ``(residuals, config) -> centroids``.
 
     Attributes:
         codebooks_: L arrays (K_l, D) float32.
@@ -64,9 +129,8 @@ class RQKMeans:
 
     codebooks_: list[np.ndarray]
 
-    def __init__(self, config: RQKMeansConfig, *, engine: Engine = fit_kmeans) -> None:
+    def __init__(self, config: RQKMeansConfig) -> None:
         self.config = config
-        self.engine = engine
 
     @property
     def num_codes(self) -> tuple[int, ...]:
@@ -76,51 +140,58 @@ class RQKMeans:
     def fit(
         self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
     ) -> "RQKMeans":
-        """Fit the codebooks level by level to (N, D) float32 vectors.
+        """Fit the codebooks to (N, D) float32 vectors.
 
         Args:
             vectors: what to quantise.
             side: not used.
-            progress: called after each level.
+            progress: called after each level, and after each round of fitting all of them.
 
         Raises:
             InputError: fewer vectors than codes at a level.
         """
-        config = self.config
-        rng = np.random.default_rng(config.seed)
-        residuals = np.array(vectors, np.float32)
-        level_config = KMeansConfig(num_codes=1, iterations=config.iterations)
-        self.codebooks_ = []
-        for level, num_codes in enumerate(config.num_codes):
-            seed = int(rng.integers(2**31))
-            codebook = self.engine(residuals, replace(level_config, num_codes=num_codes, seed=seed))
-            self.codebooks_.append(codebook)
-            codes, _ = assign(residuals, codebook)
-            residuals -= codebook[codes]
-            if progress is not None:
-                progress("fit levels", level + 1, config.levels)
+        largest = max(self.num_codes)
+        if len(vectors) < largest:
+            raise InputError(
+                f"Cannot make {largest} codes from {len(vectors)} vectors: use at most {len(vectors)} codes."
+            )
+        rng = np.random.default_rng(self.config.seed)
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        fitted, held_out = self._split(vectors, rng)
+        rounds = self._num_rounds(len(fitted), held_out)
+        tell = _Steps(progress, self.config.levels, rounds + _LAST_ROUNDS if rounds else 0)
+        codes = self._fit_levels(fitted, held_out, rng, tell)
+        if rounds:
+            self._refine(vectors, fitted, codes, held_out, rounds, rng, tell)
+        elif len(held_out):
+            self._settle(vectors)
         return self
 
     def latents(self, vectors: np.ndarray) -> np.ndarray:
         """The vectors themselves."""
         return vectors
 
-    def encode(self, vectors: np.ndarray, *, beam: int = 1) -> np.ndarray:
-        """Codes of (N, D) float32 vectors: (N, L) int32.
+    def encode(self, vectors: np.ndarray, *, beam: int | None = None) -> np.ndarray:
+        """Codes of (N, D) float32 vectors: (N, L) int32, of each vector by itself whatever the others.
 
         Args:
             vectors: what to quantise.
-            beam: partial paths kept at each level; 1 takes the nearest centroid of every level in turn. More paths
-                never end at a worse one of those compared, and usually at a better one.
+            beam: paths kept, if other than configured. More of them usually end at a better one.
         """
-        if beam > 1:
-            return _beam_encode(vectors, self.codebooks_, beam)
-        residuals = np.array(vectors, np.float32)
-        codes = np.empty((len(vectors), len(self.codebooks_)), np.int32)
-        for level, codebook in enumerate(self.codebooks_):
-            codes[:, level], _ = assign(residuals, codebook)
-            residuals -= codebook[codes[:, level]]
-        return codes
+        paths = self.config.paths if beam is None else beam
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        if paths > 1:
+            return beam_encode(vectors, self.codebooks_, paths)
+        return encode_levels(vectors, self.codebooks_, normalise=self.config.normalise)
+
+    def encode_together(self, vectors: np.ndarray) -> np.ndarray:
+        """Codes of the vectors of a whole catalogue: (N, L) int32.
+
+        Those of :meth:`encode`, unless codes are balanced: then no code of a level gets more than its share of them.
+        """
+        if self.config.balanced is None:
+            return self.encode(vectors)
+        return encode_levels_balanced(np.asarray(vectors, np.float32), self.codebooks_, self.config.balanced)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The (N, D) float32 reconstruction of (N, L) codes."""
@@ -135,6 +206,119 @@ class RQKMeans:
         self.codebooks_ = [arrays[f"codebook.{level}"] for level in range(self.config.levels)]
         return self
 
+    def _split(self, vectors: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors to fit to, and those held out: none where nothing is judged or too few would be left."""
+        config, num_rows = self.config, len(vectors)
+        count = min(int(_HELD_OUT * num_rows), _MOST_HELD_OUT)
+        judges = not config.by_level and (config.rounds != 0 or config.hartigan == "judged")
+        if not judges or count < 1 or num_rows - count < _FEWEST_ROWS * max(self.num_codes):
+            return vectors, vectors[:0]
+        held_out = np.zeros(num_rows, bool)
+        held_out[rng.choice(num_rows, count, replace=False)] = True
+        return vectors[~held_out], vectors[held_out]
+
+    def _num_rounds(self, num_rows: int, held_out: np.ndarray) -> int:
+        config = self.config
+        if config.by_level or config.levels == 1 or not len(held_out):
+            return 0
+        if config.rounds is not None:
+            return config.rounds
+        rows = min(num_rows, _REFINED_ROWS * max(self.num_codes))
+        return min(_ROUNDS, _COMPARISONS // (rows * sum(self.num_codes) * config.paths))
+
+    def _fit_levels(
+        self, fitted: np.ndarray, held_out: np.ndarray, rng: np.random.Generator, tell: "_Steps"
+    ) -> np.ndarray:
+        """Fit each level to what those before it leave; the codes of the vectors fitted to."""
+        config = self.config
+        left, left_out = fitted.copy(), held_out.copy()
+        codes = np.empty((len(fitted), config.levels), np.int32)
+        self.codebooks_ = []
+        for level in range(config.levels):
+            how = self._level(level, len(fitted), int(rng.integers(2**31)))
+            codebook, codes[:, level] = fit_level(left, left_out, how)
+            self.codebooks_.append(codebook)
+            left -= codebook[codes[:, level]]
+            left_out -= codebook[encode_level(left_out, codebook, normalise=config.normalise)]
+            tell.level()
+        return codes
+
+    def _level(self, level: int, num_rows: int, seed: int) -> Level:
+        config, num_codes = self.config, self.num_codes[level]
+        return Level(
+            kmeans=KMeansConfig(num_codes=num_codes, iterations=config.iterations, seed=seed, start=config.start),
+            hartigan=self._hartigan(num_rows, num_codes),
+            judged=config.hartigan == "judged",
+            balanced=config.balanced,
+            normalise=config.normalise,
+        )
+
+    def _hartigan(self, num_rows: int, num_codes: int) -> bool:
+        """Whether vectors are worth counting as no part of their own centroids."""
+        if self.config.hartigan == "judged":
+            return num_rows <= _HARTIGAN_ROWS * num_codes
+        return self.config.hartigan == "always"
+
+    def _refine(
+        self,
+        vectors: np.ndarray,
+        fitted: np.ndarray,
+        codes: np.ndarray,
+        held_out: np.ndarray,
+        rounds: int,
+        rng: np.random.Generator,
+        tell: "_Steps",
+    ) -> None:
+        """Fit all levels together, and keep that if the vectors held out are better off; then take these in too."""
+        config, limit = self.config, _REFINED_ROWS * max(self.num_codes)
+        if limit < len(fitted):
+            rows = np.sort(rng.choice(len(fitted), limit, replace=False))
+            fitted, codes = fitted[rows], codes[rows]
+        how = Refinement(
+            rounds=rounds,
+            beam=config.paths,
+            noise=config.noise,
+            leave_one_out=config.paths > 1 and self._hartigan(len(fitted), max(self.num_codes)),
+        )
+        by_level, before = self.codebooks_, self._error(held_out)
+        self.codebooks_, _ = refine(fitted, codes, self.codebooks_, how, rng, progress=tell.round)
+        if self._error(held_out) > before:
+            self.codebooks_ = by_level
+            self._settle(vectors)
+            return
+        last = replace(how, rounds=_LAST_ROUNDS, noise=0)
+        self.codebooks_, _ = refine(vectors, self.encode(vectors), self.codebooks_, last, rng, progress=tell.round)
+
+    def _settle(self, vectors: np.ndarray) -> None:
+        """A few passes of Lloyd's algorithm on all vectors, those held out included."""
+        left = vectors.copy()
+        for level, codebook in enumerate(self.codebooks_):
+            config = KMeansConfig(num_codes=len(codebook), iterations=_SETTLING)
+            self.codebooks_[level] = fit_kmeans(left, config, start=codebook)
+            left -= self.codebooks_[level][assign(left, self.codebooks_[level])[0]]
+
+    def _error(self, vectors: np.ndarray) -> float:
+        difference = vectors - self.decode(self.encode(vectors))
+        return float(np.einsum("nd,nd->", difference, difference, dtype=np.float64))
+
+
+class _Steps:
+    """Counts what is done, and tells."""
+
+    def __init__(self, progress: FitProgress | None, levels: int, rounds: int) -> None:
+        self.progress, self.total, self.done = progress, levels + rounds, 0
+
+    def level(self) -> None:
+        self._step("fit levels")
+
+    def round(self) -> None:
+        self._step("refine levels")
+
+    def _step(self, stage: str) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(stage, self.done, self.total)
+
 
 def decode(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     """Sum of the centroids of each row of codes. Columns beyond the codebooks, which tell apart items, add nothing.
@@ -148,33 +332,5 @@ def decode(codes: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     """
     total: np.ndarray = codebooks[0][codes[:, 0]]
     for level, codebook in enumerate(codebooks[1:], start=1):
-        total = total + codebook[codes[:, level]]
+        total += codebook[codes[:, level]]
     return total
-
-
-def _beam_encode(vectors: np.ndarray, codebooks: Sequence[np.ndarray], beam: int) -> np.ndarray:
-    largest = max(len(codebook) for codebook in codebooks)
-    size = max(1, _BEAM_ELEMENTS // (beam * largest))
-    blocks = [vectors[first : first + size] for first in range(0, len(vectors), size)]
-    codes = [_beam_encode_block(np.asarray(block, np.float32), codebooks, beam) for block in blocks]
-    return np.concatenate(codes) if codes else np.empty((0, len(codebooks)), np.int32)
-
-
-def _beam_encode_block(vectors: np.ndarray, codebooks: Sequence[np.ndarray], beam: int) -> np.ndarray:
-    num_rows, dim = vectors.shape
-    residuals = vectors[:, None, :]
-    paths = np.empty((num_rows, 1, 0), np.int32)
-    for codebook in codebooks:
-        flat = residuals.reshape(-1, dim)
-        lengths = ((flat - codebook.mean(0, dtype=np.float64).astype(np.float32)) ** 2).sum(1)
-        cost = np.concatenate([tile + lengths[rows, None] for rows, tile in distance_tiles(flat, codebook)])
-        cost = cost.reshape(num_rows, -1)
-        kept = min(beam, cost.shape[1])
-        best = np.argpartition(cost, kept - 1, axis=1)[:, :kept]
-        best = np.take_along_axis(best, np.argsort(np.take_along_axis(cost, best, 1), axis=1, kind="stable"), 1)
-        parent, code = np.divmod(best, len(codebook))
-        residuals = np.take_along_axis(residuals, parent[:, :, None], 1) - codebook[code]
-        paths = np.take_along_axis(paths, parent[:, :, None], 1)
-        paths = np.concatenate([paths, code[:, :, None].astype(np.int32)], axis=2)
-    nearest: np.ndarray = paths[:, 0]
-    return nearest

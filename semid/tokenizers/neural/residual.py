@@ -95,9 +95,9 @@ class ResidualAutoEncoder(NeuralQuantiser):
         terms = self._terms(codebooks, inputs, side, generator)
         with torch.no_grad():
             self._centre(network, (inputs / network.scale).mean(0))
-        uncoded = self._uncoded_steps()
+        uncoded, steps = self._uncoded_steps(), self.config.steps
         if uncoded:
-            _train_uncoded(network, inputs, replace(self.config, steps=uncoded))
+            _train_uncoded(network, inputs, replace(self.config, steps=uncoded), _later(progress, 0, steps))
         codebooks.set(self._start(network, inputs, generator))
 
         def loss_of(rows: Tensor) -> Tensor:
@@ -111,8 +111,9 @@ class ResidualAutoEncoder(NeuralQuantiser):
                 codebooks.restart(network.encode(inputs[rows]), optimiser, generator)
 
         parameters = [*network.parameters(), *([] if terms is None else terms.parameters)]
-        config = replace(self.config, steps=self.config.steps - uncoded)
-        train(parameters, loss_of, len(inputs), config, restart=restart, progress=progress)
+        config = replace(self.config, steps=steps - uncoded)
+        tell = _later(progress, uncoded, steps)
+        train(parameters, loss_of, len(inputs), config, restart=restart, progress=tell)
 
     def _start(self, network: AutoEncoder, inputs: Tensor, generator: torch.Generator) -> list[np.ndarray]:
         if len(inputs) > _START_ROWS:
@@ -124,8 +125,16 @@ class ResidualAutoEncoder(NeuralQuantiser):
         return RQKMeans(config).fit(latents).codebooks_
 
 
-def _train_uncoded(network: AutoEncoder, inputs: Tensor, config: ResidualConfig) -> None:
+def _later(progress: FitProgress | None, before: int, total: int) -> FitProgress | None:
+    """The progress of a part of the training that some steps went before."""
+    return None if progress is None else lambda stage, done, _: progress(stage, before + done, total)
+
+
+def _train_uncoded(
+    network: AutoEncoder, inputs: Tensor, config: ResidualConfig, progress: FitProgress | None
+) -> None:
     def loss_of(rows: Tensor) -> Tensor:
         return network.error(inputs[rows], network.encode(inputs[rows]))
 
-    train([*network.encoder.parameters(), *network.decoder.parameters()], loss_of, len(inputs), config)
+    parameters = [*network.encoder.parameters(), *network.decoder.parameters()]
+    train(parameters, loss_of, len(inputs), config, progress=progress)

@@ -114,7 +114,7 @@ def train(
         optimiser.step()
         if restart is not None and (step + 1) % _RESTART_EVERY == 0 and step < _RESTART_UNTIL * config.steps:
             restart(rows, optimiser)
-        if progress is not None and (step + 1) % _TELL_EVERY == 0:
+        if progress is not None and ((step + 1) % _TELL_EVERY == 0 or step + 1 == config.steps):
             progress("train", step + 1, config.steps)
 
 
