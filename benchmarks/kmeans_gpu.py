@@ -1,8 +1,8 @@
-"""How fast are residual k-means codes fitted on a GPU, and how far is that from what its memory and matrix units allow?
+"""How fast are residual k-means codes fitted on a GPU?
 
 By default 10⁷ vectors of 128 dimensions, 3 levels of 8192 codes, 10 passes each, beside the same passes in plain
 torch and faiss-gpu where it is installed. Vectors are made and kept on the GPU; for all systems alike a level starts
-from vectors drawn at random, and ends with one assignment of ours. Peers run fewer passes, so compare errors only with
+from vectors drawn at random and ends with one assignment of ours. Peers run fewer passes: compare errors only with
 --peer-passes set to --passes. Codes are compared with a float64 search on a sample.
 
     python benchmarks/kmeans_gpu.py --vectors 10000000
