@@ -1,28 +1,41 @@
-"""k-means: Lloyd's algorithm in exact float32.
+"""k-means: a good start, growing batches, then exact passes over all vectors.
 
-Shapes: N vectors, D width, K centroids. Sums that decide the result run in a fixed order, so that a seed gives the
-same centroids whatever the number of threads.
+Shapes: N vectors, D width, K centroids.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
-import scipy.sparse as sp
+import torch
 
 from semid.errors import InputError
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.hierarchical import hierarchical_codes
+from semid.tokenizers.clustering.lloyd import ClusterSums, lloyd
+from semid.tokenizers.clustering.lloyd import Progress as Progress
+from semid.tokenizers.clustering.principal import Principal, principal_axes, screen_basis
+from semid.tokenizers.clustering.starts import afkmc2, plus_plus, shrunk
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
-_UPDATE_ROWS = 1 << 14
 # A start is a k-means++ draw, moved towards the mean by each of these factors; the better one after a few passes is
 # kept. On residuals of real embeddings most of a vector is noise, and centroids that start far out strand: they keep
 # single points and leave nearly all others to a few. Nearer starts mend that, but may merge well parted clusters.
 _START_SHRINKAGE = (1.0, 0.3)
 _START_PASSES = 6
 _START_ROWS_PER_CODE = 32
-_START_ROUNDS = 256
+# Batches grow by this factor, as long as they are at most half of all vectors, with few passes over each.
+_GROWTH = 4
+_BATCH_PASSES, _BATCH_TOLERANCE = 5, 2e-3
+# From so many centroids on the start is hierarchical.
+_HIERARCHICAL_CODES = 512
+_ROWS_PER_SPLIT_CODE = 256
+# Share of the energy in the leading axes in which the hierarchical start is made, and the fewest and most of them.
+_START_ENERGY, _START_WIDTH = 0.95, (16, 128)
+# Axes pay from this width on.
+_LEAST_WIDTH = 96
 
-Progress = Callable[[int, float], None]
+Start = Literal["auto", "hierarchical", "plus-plus", "afkmc2", "random"]
+STARTS: tuple[str, ...] = get_args(Start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +44,14 @@ class KMeansConfig:
 
     Attributes:
         num_codes: K centroids.
-        iterations: most passes of Lloyd's algorithm.
+        iterations: most passes of Lloyd's algorithm over all vectors.
         tolerance: stop once a pass lowers the error by less than this share; 0 runs until no vector moves.
         sample: most vectors to fit on, drawn by ``seed``; None for all.
         seed: of every random choice.
+        start: "hierarchical" clusters coarsely and splits each cluster; "plus-plus" draws by squared distance,
+            "afkmc2" nearly so without a pass over all vectors for each draw, "random" evenly. "auto" is hierarchical
+            for many centroids; for few it draws by squared distance and keeps the better of that draw and the same
+            moved towards the mean.
     """
 
     num_codes: int
@@ -42,6 +59,7 @@ class KMeansConfig:
     tolerance: float = 1e-4
     sample: int | None = None
     seed: int = 0
+    start: Start = "auto"
 
     def __post_init__(self) -> None:
         if self.num_codes < 1:
@@ -50,6 +68,8 @@ class KMeansConfig:
             raise InputError(f"The number of iterations is {self.iterations} but must be at least 1.")
         if self.sample is not None and self.sample < self.num_codes:
             raise InputError(f"A sample of {self.sample} vectors is too small for {self.num_codes} codes.")
+        if self.start not in STARTS:
+            raise InputError(f"The start of k-means is {self.start!r} but must be one of {', '.join(STARTS)}.")
 
 
 def fit_kmeans(
@@ -64,8 +84,8 @@ def fit_kmeans(
     Args:
         vectors: (N, D) float32.
         config: how to fit.
-        start: (K, D) centroids to start from; by default k-means++ (Arthur and Vassilvitskii 2007) on a sample.
-        progress: called with the pass, from 1, and the mean squared distance before it.
+        start: (K, D) centroids to start from instead of what ``config.start`` says.
+        progress: called with the pass over all vectors, from 1, and the mean squared distance before it.
 
     Returns:
         (K, D) float32. Centroids that no vector is nearest to remain only where there are fewer than K distinct
@@ -74,106 +94,93 @@ def fit_kmeans(
     Raises:
         InputError: fewer vectors than centroids.
     """
-    if len(vectors) < config.num_codes:
+    num_codes = config.num_codes
+    if len(vectors) < num_codes:
         raise InputError(
-            f"Cannot make {config.num_codes} codes from {len(vectors)} vectors: use at most {len(vectors)} codes."
+            f"Cannot make {num_codes} codes from {len(vectors)} vectors: use at most {len(vectors)} codes."
         )
     rng = np.random.default_rng(config.seed)
     if config.sample is not None and config.sample < len(vectors):
-        vectors = vectors[np.sort(rng.choice(len(vectors), config.sample, replace=False))]
+        vectors = _draw(vectors, config.sample, rng)
     vectors = np.ascontiguousarray(vectors, np.float32)
-    centroids = _choose_start(vectors, config.num_codes, rng) if start is None else start.astype(np.float32)
-    centroids, _ = _lloyd(vectors, centroids, config.iterations, config.tolerance, rng, progress)
+    axes = principal_axes(vectors) if vectors.shape[1] >= _LEAST_WIDTH else None
+    centroids = _start(vectors, config, axes, rng) if start is None else start.astype(np.float32)
+    basis = None if axes is None else screen_basis(axes, vectors, centroids)
+    centroids, _ = lloyd(
+        vectors,
+        centroids,
+        iterations=config.iterations,
+        tolerance=config.tolerance,
+        rng=rng,
+        basis=basis,
+        progress=progress,
+    )
     return centroids
 
 
-def _choose_start(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
-    size = max(_START_ROWS_PER_CODE * num_codes, 4096)
-    if size < len(vectors):
-        vectors = vectors[np.sort(rng.choice(len(vectors), size, replace=False))]
-    drawn = _plus_plus(vectors, num_codes, rng)
-    mean = vectors.mean(0, dtype=np.float64).astype(np.float32)
+def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    drawn: np.ndarray = vectors[np.sort(rng.choice(len(vectors), count, replace=False))]
+    return drawn
+
+
+def _start(vectors: np.ndarray, config: KMeansConfig, axes: Principal | None, rng: np.random.Generator) -> np.ndarray:
+    num_codes = config.num_codes
+    kind = config.start
+    if kind == "auto" and num_codes >= _HIERARCHICAL_CODES:
+        kind = "hierarchical"
+    if kind == "random":
+        return _draw(vectors, num_codes, rng)
+    if kind == "hierarchical" and num_codes >= 4:
+        size, start = _ROWS_PER_SPLIT_CODE * num_codes, _hierarchical
+    else:
+        size, start = max(_START_ROWS_PER_CODE * num_codes, 4096), _flat
+    batch = _draw(vectors, size, rng) if size < len(vectors) else vectors
+    centroids = start(batch, config, kind, axes, rng)
+    while _GROWTH * size <= len(vectors) / 2:
+        size *= _GROWTH
+        batch = _draw(vectors, size, rng)
+        basis = None if axes is None else screen_basis(axes, batch, centroids)
+        centroids, _ = lloyd(
+            batch, centroids, iterations=_BATCH_PASSES, tolerance=_BATCH_TOLERANCE, rng=rng, basis=basis
+        )
+    return centroids
+
+
+def _flat(
+    vectors: np.ndarray, config: KMeansConfig, kind: Start, axes: Principal | None, rng: np.random.Generator
+) -> np.ndarray:
+    if kind == "afkmc2":
+        return afkmc2(vectors, config.num_codes, rng)
+    drawn = plus_plus(vectors, config.num_codes, rng)
+    if kind == "plus-plus":
+        return drawn
     starts = [
-        _lloyd(vectors, mean + np.float32(shrinkage) * (drawn - mean), _START_PASSES, 0.0, rng)
+        lloyd(vectors, shrunk(drawn, vectors, shrinkage), iterations=_START_PASSES, tolerance=0.0, rng=rng)
         for shrinkage in _START_SHRINKAGE
     ]
-    return min(starts, key=lambda start: start[1])[0]
+    return min(starts, key=lambda fitted: fitted[1])[0]
 
 
-def _plus_plus(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw vectors with a chance that grows with the squared distance to those drawn before.
-
-    One at a time up to 256 centroids; beyond, several a round, so that the cost does not grow with K squared.
-    """
-    chosen = [rng.integers(len(vectors), size=1)]
-    nearest = np.full(len(vectors), np.inf, np.float32)
-    per_round = -(-num_codes // _START_ROUNDS)
-    missing = num_codes - 1
-    while missing:
-        nearest = np.minimum(nearest, assign(vectors, vectors[chosen[-1]])[1])
-        cumulative = np.cumsum(nearest, dtype=np.float64)
-        count = min(per_round, missing)
-        if cumulative[-1] > 0:
-            drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
-            chosen.append(np.minimum(drawn, len(vectors) - 1))
-        else:  # fewer distinct vectors than centroids
-            chosen.append(rng.integers(len(vectors), size=count))
-        missing -= count
-    return vectors[np.concatenate(chosen)]
-
-
-def _lloyd(
-    vectors: np.ndarray,
-    centroids: np.ndarray,
-    iterations: int,
-    tolerance: float,
-    rng: np.random.Generator,
-    progress: Progress | None = None,
-) -> tuple[np.ndarray, float]:
-    """Centroids after at most ``iterations`` passes, and the sum of squared distances before the last one."""
-    previous_codes, previous = None, np.inf
-    for iteration in range(1, iterations + 1):
-        codes, distances = assign(vectors, centroids)
-        inertia = float(distances.sum(dtype=np.float64))
-        if progress is not None:
-            progress(iteration, inertia / len(vectors))
-        if previous_codes is not None and np.array_equal(codes, previous_codes):
-            break
-        centroids = _means(vectors, codes, centroids)
-        centroids = _fill_empty(vectors, codes, distances, centroids, rng)
-        if previous - inertia < tolerance * previous < np.inf:
-            break
-        previous_codes, previous = codes, inertia
-    return centroids, inertia
-
-
-def _means(vectors: np.ndarray, codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The mean of each centroid's vectors; those without any stay where they are."""
-    num_codes = len(centroids)
-    sums = np.zeros(centroids.shape)
-    for first in range(0, len(vectors), _UPDATE_ROWS):
-        block = codes[first : first + _UPDATE_ROWS]
-        shape = (len(block), num_codes)
-        one_hot = sp.csr_matrix((np.ones(len(block), np.float32), block, np.arange(len(block) + 1)), shape=shape)
-        sums += one_hot.T @ vectors[first : first + _UPDATE_ROWS]
-    counts = np.bincount(codes, minlength=num_codes)[:, None]
-    return np.where(counts, sums / np.maximum(counts, 1), centroids).astype(np.float32)
-
-
-def _fill_empty(
-    vectors: np.ndarray, codes: np.ndarray, distances: np.ndarray, centroids: np.ndarray, rng: np.random.Generator
+def _hierarchical(
+    vectors: np.ndarray, config: KMeansConfig, kind: Start, axes: Principal | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """Move each centroid without vectors half-way to a random member of one of the costliest clusters."""
-    counts = np.bincount(codes, minlength=len(centroids))
-    empty = np.flatnonzero(counts == 0)
-    if not len(empty):
-        return centroids
-    cost = np.bincount(codes, weights=distances, minlength=len(centroids))
-    costly = np.argsort(-cost, kind="stable")[: len(empty)]
-    costly = costly[cost[costly] > 0]
-    order = np.argsort(codes, kind="stable")
-    first = np.cumsum(counts) - counts
-    members = order[first[costly] + rng.integers(counts[costly])] if len(costly) else costly
-    filled = centroids.copy()
-    filled[empty[: len(costly)]] = (centroids[costly] + vectors[members]) / 2
-    return filled
+    heads = vectors if axes is None else _project(vectors, axes)
+    codes = hierarchical_codes(heads, config.num_codes, rng)
+    sums = ClusterSums(vectors, config.num_codes)
+    sums.update(codes)
+    return sums.means(np.repeat(vectors.mean(0, dtype=np.float64)[None], config.num_codes, axis=0))
+
+
+def _project(vectors: np.ndarray, axes: Principal) -> np.ndarray:
+    """The vectors along their leading axes."""
+    width = int(np.clip(axes.width_for(_START_ENERGY), *_START_WIDTH))
+    basis = torch.from_numpy(axes.axes[:, :width].astype(np.float32))
+    heads = np.empty((len(vectors), width), np.float32)
+
+    def fill(rows: slice) -> None:
+        torch.mm(
+            torch.from_numpy(vectors[rows] - axes.mean.astype(np.float32)), basis, out=torch.from_numpy(heads[rows])
+        )
+
+    run_tiles(fill, row_tiles(len(vectors), 2048))
+    return heads

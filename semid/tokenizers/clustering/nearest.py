@@ -1,7 +1,6 @@
-"""The nearest centroid of each vector.
+"""The nearest centroids of each vector, exact.
 
-Shapes: N vectors, D width, K centroids. Distances of one tile of rows to all centroids are held at a time, never
-N × K.
+Shapes: N vectors, D width, K centroids. Values of one tile of rows are held at a time, never N × K.
 """
 
 from collections.abc import Iterator
@@ -9,12 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from semid.tokenizers.clustering.prepared import PreparedVectors
+from semid.tokenizers.clustering.rerank import squared_distances
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
+
 # Elements of one tile of distances: 8 MB. Smaller ones cost more in threads waiting for each other than they save.
 _TILE_ELEMENTS = 1 << 21
+# Elements of the vectors prepared at a time: 64 MB, and half of that in half precision.
+_BLOCK_ELEMENTS = 1 << 24
 
 
 def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centroid of each vector, the lowest index where two are equally near.
+    """The nearest centroid of each vector, the lowest index where two are equally near in float64.
 
     Args:
         vectors: (N, D) float32.
@@ -24,15 +29,21 @@ def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
         (N,) int32 codes and (N,) float32 squared distances.
     """
     codes = np.zeros(len(vectors), np.int32)
+    if len(centroids) > 1:
+        for block in row_tiles(len(vectors), max(1, _BLOCK_ELEMENTS // vectors.shape[1])):
+            codes[block] = PreparedVectors(vectors[block], centroids).assign(centroids)
+    return codes, own_distances(vectors, centroids, codes)
+
+
+def own_distances(vectors: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The squared distance of each vector to the centroid of its code: (N,) float32."""
     distances = np.empty(len(vectors), np.float32)
-    if len(centroids) == 1:  # one centroid needs no search
-        difference = vectors - centroids
-        return codes, np.einsum("nd,nd->n", difference, difference)
-    for rows, tile in distance_tiles(vectors, centroids):
-        codes[rows] = tile.argmin(1)
-        difference = vectors[rows] - centroids[codes[rows]]
-        distances[rows] = np.einsum("nd,nd->n", difference, difference)
-    return codes, distances
+
+    def fill(rows: slice) -> None:
+        distances[rows] = squared_distances(vectors[rows], centroids, np.arange(rows.stop - rows.start), codes[rows])
+
+    run_tiles(fill, row_tiles(len(vectors), 8192))
+    return distances
 
 
 def distance_tiles(vectors: np.ndarray, centroids: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

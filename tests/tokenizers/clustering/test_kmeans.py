@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from semid.errors import InputError
-from semid.tokenizers.clustering.kmeans import KMeansConfig, assign, fit_kmeans
+from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
+from semid.tokenizers.clustering.nearest import assign
 
 
 def mixture(rng: np.random.Generator, num_rows: int = 2000, dim: int = 12, centres: int = 20) -> np.ndarray:

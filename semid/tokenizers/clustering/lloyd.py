@@ -1,0 +1,139 @@
+"""Lloyd's algorithm: exact passes, means from running sums, repair of empty clusters.
+
+Shapes: N vectors, D width, K centroids. Sums run in float64 and in a fixed order, so that a seed gives the same
+centroids whatever the number of threads.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+
+from semid.tokenizers.clustering.nearest import own_distances
+from semid.tokenizers.clustering.prepared import PreparedVectors
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
+
+_BLOCK_ROWS = 1 << 13
+_BLOCK_COLUMNS = 64
+
+Progress = Callable[[int, float], None]
+
+
+def lloyd(
+    vectors: np.ndarray,
+    centroids: np.ndarray,
+    *,
+    iterations: int,
+    tolerance: float,
+    rng: np.random.Generator,
+    basis: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, float]:
+    """Passes of assignment and means from given centroids.
+
+    Args:
+        vectors: (N, D) float32.
+        centroids: (K, D) float32.
+        iterations: most passes.
+        tolerance: stop once a pass lowers the error by less than this share; 0 runs until no vector moves.
+        rng: of the repair of empty clusters.
+        basis: (D, d) leading axes to screen with; None for all dimensions. No effect on the result.
+        progress: called with the pass, from 1, and the mean squared distance before it.
+
+    Returns:
+        (K, D) float32 centroids, and the sum of squared distances before the last update.
+    """
+    prepared = PreparedVectors(vectors, centroids, basis=basis)
+    sums = ClusterSums(vectors, len(centroids))
+    previous, inertia = np.inf, np.inf
+    for iteration in range(1, iterations + 1):
+        codes = prepared.assign(centroids)
+        moved = sums.update(codes)
+        inertia = sums.inertia(centroids)
+        if progress is not None:
+            progress(iteration, inertia / len(vectors))
+        if not moved:
+            break
+        centroids = fill_empty(
+            vectors, codes, sums.means(centroids), rng, np.bincount(codes, minlength=len(centroids))
+        )
+        if previous - inertia < tolerance * previous < np.inf:
+            break
+        previous = inertia
+    return centroids, inertia
+
+
+class ClusterSums:
+    """Sum and number of each centroid's vectors, kept up to date by the vectors that moved.
+
+    Args:
+        vectors: (N, D) float32, kept.
+        num_codes: K.
+    """
+
+    def __init__(self, vectors: np.ndarray, num_codes: int) -> None:
+        self._vectors = vectors
+        self._mean = vectors.mean(0, dtype=np.float64)
+        self._energy = sum(
+            float(np.square(vectors[rows] - self._mean).sum()) for rows in row_tiles(len(vectors), _BLOCK_ROWS)
+        )
+        self._codes: np.ndarray | None = None
+        self._sums = np.zeros((num_codes, vectors.shape[1]))  # about the mean
+        self._counts = np.zeros(num_codes, np.int64)
+
+    def update(self, codes: np.ndarray) -> int:
+        """Take over (N,) codes; returns how many differ from those before."""
+        num_codes = len(self._counts)
+        moved = np.arange(len(codes)) if self._codes is None else np.flatnonzero(codes != self._codes)
+        if 2 * len(moved) > len(codes) or self._codes is None:
+            self._sums[:] = 0
+            self._add(np.arange(len(codes)), codes, 1.0)
+        else:
+            self._add(moved, self._codes[moved], -1.0)
+            self._add(moved, codes[moved], 1.0)
+        self._counts = np.bincount(codes, minlength=num_codes)
+        self._codes = codes.copy()
+        return len(moved)
+
+    def inertia(self, centroids: np.ndarray) -> float:
+        """Sum of squared distances of the vectors to the centroids of their codes."""
+        own = centroids - self._mean
+        cross = float(np.einsum("kd,kd->", self._sums, own))
+        return max(0.0, self._energy - 2 * cross + float(self._counts @ np.einsum("kd,kd->k", own, own)))
+
+    def means(self, centroids: np.ndarray) -> np.ndarray:
+        """The mean of each centroid's vectors; those without any stay where they are. (K, D) float32"""
+        counts = self._counts[:, None]
+        return np.where(counts, self._sums / np.maximum(counts, 1) + self._mean, centroids).astype(np.float32)
+
+    def _add(self, rows: np.ndarray, codes: np.ndarray, sign: float) -> None:
+        def add(columns: slice) -> None:
+            for part in row_tiles(len(rows), _BLOCK_ROWS):
+                block = self._vectors[rows[part], columns] - self._mean[columns]
+                place = (np.full(len(block), sign), codes[part], np.arange(len(block) + 1))
+                one_hot = sp.csr_matrix(place, shape=(len(block), len(self._counts)))
+                self._sums[:, columns] += one_hot.T @ block
+
+        run_tiles(add, row_tiles(self._vectors.shape[1], _BLOCK_COLUMNS))
+
+
+def fill_empty(
+    vectors: np.ndarray,
+    codes: np.ndarray,
+    centroids: np.ndarray,
+    rng: np.random.Generator,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """Move each centroid without vectors half-way to a random member of one of the costliest clusters."""
+    empty = np.flatnonzero(counts == 0)
+    if not len(empty):
+        return centroids
+    cost = np.bincount(codes, weights=own_distances(vectors, centroids, codes), minlength=len(centroids))
+    costly = np.argsort(-cost, kind="stable")[: len(empty)]
+    costly = costly[cost[costly] > 0]
+    order = np.argsort(codes, kind="stable")
+    first = np.cumsum(counts) - counts
+    members = order[first[costly] + rng.integers(counts[costly])] if len(costly) else costly
+    filled = centroids.copy()
+    filled[empty[: len(costly)]] = (centroids[costly] + vectors[members]) / 2
+    return filled

@@ -1,0 +1,192 @@
+"""Vectors made ready to be assigned to centroids again and again.
+
+Shapes: N vectors, D width, d dimensions of the head, K centroids, G anchors. A centroid c can be nearest to x only if
+‖c - r‖ ≤ ‖x - r‖ + ‖x - b‖ for the anchor r of x and any centroid b (triangle inequality, in the head). In the order
+of their distance from the anchor those come first, so that a tile of like vectors takes one product with the first m
+centroids of its group.
+"""
+
+import numpy as np
+import torch
+
+from semid.tokenizers.clustering.grouping import Group, group
+from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
+from semid.tokenizers.clustering.scan import least, scan
+from semid.tokenizers.clustering.screening import Columns, Frame, Points, make_columns, make_frame, project
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
+
+# Elements of one tile of screen values: what fits into the cache of a core.
+_TILE_ELEMENTS = 1 << 19
+_TILE_ROWS = (64, 8192)
+# Columns that give the first bound on the distance to the nearest centroid.
+_FIRST_COLUMNS = 128
+# Vectors that show scale, and how far a typical one is from its centroid.
+_PROBES, _SCALE_PROBES = 64, 1024
+# Distances between anchors and centroids come from float64 products; this is far more than their rounding.
+_DISTANCE_SLACK = 1e-6
+
+
+class PreparedVectors:
+    """Vectors in the frame of some first centroids.
+
+    Args:
+        vectors: (N, D) float32, kept, not copied.
+        centroids: (K, D) float32 like those to come. They decide shift, scale and anchors, but never a result.
+        basis: (D, d) orthonormal columns that hold nearly all of the vectors' energy; None for all dimensions.
+        half: take products in bfloat16; by default where the processor is made for it. Results are the same.
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, centroids: np.ndarray, *, basis: np.ndarray | None = None, half: bool | None = None
+    ) -> None:
+        self._vectors = vectors
+        half = has_half_precision() if half is None else half
+        self._frame = make_frame(vectors[:: len(vectors) // _SCALE_PROBES + 1], centroids, basis, half)
+        self._probes = project(self._frame, vectors[:: len(vectors) // _PROBES + 1]).head
+        self._groups = group(self._frame, vectors, centroids)
+        self._codes = np.zeros(len(vectors), np.int32)
+        self._before: np.ndarray | None = None  # centroids of the pass before
+        # Of that pass, upper bounds on each vector's distance to its centroid, in the frame.
+        self._upper = np.empty(len(vectors), np.float32)
+
+    def assign(self, centroids: np.ndarray) -> np.ndarray:
+        """The nearest of (K, D) float32 centroids for each vector: (N,) int32, the lowest of equally near ones."""
+        distinct = _first_of_equal(centroids)
+        kept = np.ascontiguousarray(centroids[distinct])
+        points = project(self._frame, kept)
+        codes = np.zeros(len(self._vectors), np.int32)
+        if bool(points.comparable().all()):
+            self._follow(centroids)
+            self._screen(kept, points, codes)
+            self._before = centroids.copy()
+            far = [part.rows[~part.comparable] for part in self._groups]
+            _brute(self._vectors, kept, np.concatenate(far), codes)
+        else:
+            self._before = None
+            _brute(self._vectors, kept, np.arange(len(codes)), codes)
+        self._codes = distinct[codes].astype(np.int32)
+        return self._codes
+
+    def _follow(self, centroids: np.ndarray) -> None:
+        """Raise the upper bounds by what each centroid has moved since."""
+        if self._before is None or self._before.shape != centroids.shape:
+            self._before = None
+            return
+        moved = np.sqrt(np.square(centroids.astype(np.float64) - self._before).sum(1)) * self._frame.scale
+        self._upper += (moved * (1 + _DISTANCE_SLACK)).astype(np.float32)[self._codes]
+
+    def _screen(self, centroids: np.ndarray, points: Points, codes: np.ndarray) -> None:
+        theta = self._theta(points)
+        if len(self._groups) == 1:
+            whole = self._groups[0]
+            columns = make_columns(self._frame, points, whole.anchor, theta)
+            size = int(np.clip(_TILE_ELEMENTS // len(centroids), *_TILE_ROWS))
+
+            def run(rows: slice) -> None:
+                self._decide(whole, rows, columns, None, centroids, codes)
+
+            run_tiles(run, row_tiles(len(codes), size))
+            return
+        distances = _anchor_distances(self._frame, self._groups, points)
+
+        def run_group(number: int) -> None:
+            self._screen_group(self._groups[number], distances[number], theta, centroids, points, codes)
+
+        run_tiles(run_group, np.argsort([-len(part.rows) for part in self._groups], kind="stable").tolist())
+
+    def _screen_group(
+        self,
+        part: Group,
+        distances: np.ndarray,
+        theta: float,
+        centroids: np.ndarray,
+        points: Points,
+        codes: np.ndarray,
+    ) -> None:
+        order = np.argsort(distances, kind="stable")
+        distances = distances[order]
+
+        def nearest_columns(count: int) -> Columns:
+            return make_columns(self._frame, points.take(torch.from_numpy(order[:count])), part.anchor, theta)
+
+        if self._before is None:
+            first = nearest_columns(_FIRST_COLUMNS)
+            for rows in row_tiles(len(part.rows), _TILE_ELEMENTS // _FIRST_COLUMNS):
+                self._upper[part.rows[rows]] = np.sqrt(2 * least(self._frame, part.side[rows], first))
+        reach = part.radius + self._upper[part.rows] * np.float32(1 + 1e-3)
+        reach[~part.comparable] = 0
+        by_reach = np.argsort(-reach, kind="stable")
+        counts = np.searchsorted(distances, reach[by_reach], side="right")
+        columns = nearest_columns(max(1, int(counts[0])))
+        start = 0
+        while start < len(by_reach):
+            count = max(1, int(counts[start]))
+            stop = start + int(np.clip(_TILE_ELEMENTS // count, *_TILE_ROWS))
+            self._decide(part, by_reach[start:stop], columns[:count], order, centroids, codes)
+            start = stop
+
+    def _decide(
+        self,
+        part: Group,
+        rows: slice | np.ndarray,
+        columns: Columns,
+        order: np.ndarray | None,
+        centroids: np.ndarray,
+        codes: np.ndarray,
+    ) -> None:
+        """Set the codes of some rows of a group; ``order`` tells the centroid of each column."""
+        side = part.side[rows] if isinstance(rows, slice) else part.side.take(rows)
+        found = scan(self._frame, side, columns)
+        own = part.rows[rows]
+        best, candidates = found.codes, found.candidates
+        if order is not None:
+            best, candidates = order[best], order[candidates]
+        codes[own] = best
+        self._upper[own] = np.sqrt(2 * found.bounds)
+        settled, nearest = nearest_pairs(self._vectors, centroids, own[found.rows], candidates)
+        codes[settled] = nearest
+
+    def _theta(self, points: Points) -> float:
+        """θ of the proof that leaves the fewest candidates: about rounding error over distance."""
+        distances = torch.cdist(self._probes, points.head).amin(1)
+        typical = max(float(distances.median()), 1e-30)
+        error = float(np.median(self._groups[0].side.error))
+        return float(np.clip(2 * error / typical, 2.0**-12, 0.5))
+
+
+def has_half_precision() -> bool:
+    """Whether the processor multiplies bfloat16 numbers faster than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+
+
+def _anchor_distances(frame: Frame, groups: list[Group], points: Points) -> np.ndarray:
+    """(G, K) lower bounds on the distance of each centroid's true head from each anchor."""
+    anchors = torch.stack([part.anchor for part in groups]).double()
+    heads = points.head.double()
+    lengths = torch.linalg.vecdot(anchors, anchors)[:, None] + torch.linalg.vecdot(heads, heads)
+    squares = torch.addmm(lengths, anchors, heads.T, alpha=-2).clamp_min_(0)
+    slack = lengths.sqrt() * _DISTANCE_SLACK + points.size.sqrt() * (frame.head_error * (1 + 1e-3))
+    bounds: np.ndarray = (squares.sqrt_() - slack).numpy()
+    return bounds
+
+
+def _first_of_equal(centroids: np.ndarray) -> np.ndarray:
+    """Indices of the centroids less those equal to an earlier one, as far as a checksum shows them: rising."""
+    weights = np.cos(np.arange(1, centroids.shape[1] + 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.einsum("kd,d->k", centroids, weights)
+    _, first, inverse = np.unique(sums, return_index=True, return_inverse=True)
+    if len(first) == len(centroids):
+        return np.arange(len(centroids))
+    equal = (centroids == centroids[first[inverse]]).all(1)
+    equal[first] = False
+    return np.flatnonzero(~equal)
+
+
+def _brute(vectors: np.ndarray, centroids: np.ndarray, rows: np.ndarray, codes: np.ndarray) -> None:
+    """The plain search in float64, for what products in low precision cannot compare."""
+    every = np.arange(len(centroids))
+    for row in rows:
+        own = np.full(len(every), row)
+        codes[row] = squared_distances(vectors, centroids, own, every, np.float64).argmin()
