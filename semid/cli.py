@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import semid
-from semid.commands import data, demo, model, tokenizer
+from semid.commands import data, demo, lifecycle, model, tokenizer
 
 app = typer.Typer(
     name="semid",
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 tokenizer.register(app)
+lifecycle.register(app)
 model.register(app)
 demo.register(app)
 

@@ -43,7 +43,7 @@ def fit_tokenizer(
     Raises:
         InputError: unknown embeddings, or settings that the catalogue does not fit.
     """
-    embeddings = [_embedding(dataset, name, config.seed) for name in config.embeddings]
+    embeddings = [item_embedding(dataset, name, config.seed) for name in config.embeddings]
     choice = None
     if auto_weights:
         choice = _weighting(dataset, embeddings, config.seed, progress or silent)
@@ -51,8 +51,8 @@ def fit_tokenizer(
     tokenizer = SemanticIdTokenizer(config).fit(
         embeddings,
         fields=dataset.item_fields,
-        side=_embedding(dataset, side or COOCCURRENCE, config.seed) if side or _needs_side(config) else None,
-        scratch=_scratch(out),
+        side=side_embedding(dataset, config, side),
+        scratch=scratch_folder(out),
         progress=progress,
     )
     if choice is not None:
@@ -76,7 +76,12 @@ def save_tokenizer(
     tokenizer.save(out, settings=settings, parents=parents, item_ids=dataset.item_ids)
 
 
-def _embedding(dataset: Dataset, name: str, seed: int) -> Embedding:
+def item_embedding(dataset: Dataset, name: str, seed: int) -> Embedding:
+    """An embedding of the dataset by id, co-occurrence in its training histories among them.
+
+    Raises:
+        InputError: no such id.
+    """
     if name == COOCCURRENCE and name not in dataset.embeddings:
         return cooccurrence_embedding(dataset, seed=seed)
     return dataset.embedding(name)
@@ -90,12 +95,15 @@ def _weighting(dataset: Dataset, embeddings: Sequence[Embedding], seed: int, tel
     return search_weights(embeddings, pairs, WeightingConfig(seed=seed))
 
 
-def _needs_side(config: TokenizerConfig) -> bool:
-    """Whether the quantiser has a weight for vectors from behaviour."""
-    return float(config.options.get("collaborative", 0)) > 0
+def side_embedding(dataset: Dataset, config: TokenizerConfig, name: str | None) -> Embedding | None:
+    """What a quantiser learns from behaviour: the embedding named, else co-occurrence where its weight is set."""
+    if name is None and float(config.options.get("collaborative", 0)) <= 0:
+        return None
+    return item_embedding(dataset, name or COOCCURRENCE, config.seed)
 
 
-def _scratch(out: Path | None) -> Path | None:
+def scratch_folder(out: Path | None) -> Path | None:
+    """Where vectors may lie while a tokenizer is made: beside its place, None where it has none."""
     if out is None:
         return None
     out.parent.mkdir(parents=True, exist_ok=True)

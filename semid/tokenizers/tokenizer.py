@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,8 +303,8 @@ class SemanticIdTokenizer:
 
     def _become(self, other: "SemanticIdTokenizer") -> None:
         """Take over all of another one that is complete; what was saved is no longer this."""
-        self.__dict__.update(other.__dict__)
-        self.artifact_ = None
+        other.report_ = replace(other.report_, weighting=self.report_.weighting)
+        self.__dict__.update({**other.__dict__, "artifact_": None})
 
     def _compare(self, fields: Fields | None) -> None:
         if fields is not None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from semid.codes import SemanticIds
 from semid.progress import Progress, silent
-from semid.tokenizers.collisions.placement import Rows, place
+from semid.tokenizers.collisions.placement import place
+from semid.tokenizers.collisions.rows import Rows
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.vectors import row_blocks
 
@@ -32,25 +33,6 @@ class CollisionPolicy:
     def arguments(self) -> dict[str, Any]:
         """As :func:`place` and :func:`resolve` take them."""
         return asdict(self)
-
-
-class ChosenRows:
-    """Some rows of vectors, looked at as vectors of their own.
-
-    Args:
-        vectors: (N, D) float32.
-        rows: (n,) those meant.
-    """
-
-    def __init__(self, vectors: Rows, rows: np.ndarray) -> None:
-        self._vectors, self._rows = vectors, rows
-        self.shape = (len(rows), vectors.shape[1])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        return self._vectors[self._rows[rows]]
 
 
 def encode_rows(vectors: Rows, quantiser: Quantiser, progress: Progress | None = None) -> np.ndarray:

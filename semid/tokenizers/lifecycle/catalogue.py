@@ -13,7 +13,8 @@ from semid.errors import InputError
 from semid.progress import Progress, silent
 from semid.tokenizers.collisions.placement import needs_room
 from semid.tokenizers.collisions.resolution import Resolution, check_capacity, report_moves
-from semid.tokenizers.lifecycle.append import ChosenRows, add_items, encode_rows
+from semid.tokenizers.collisions.rows import ChosenRows
+from semid.tokenizers.lifecycle.append import add_items, encode_rows
 from semid.tokenizers.lifecycle.drift import Coded
 from semid.tokenizers.vectors import Latents, Vectors, row_blocks
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from semid.tokenizers.collisions.placement import Rows
+from semid.tokenizers.collisions.rows import Rows
 from semid.tokenizers.vectors import row_blocks
 
 _BLOCK = 1 << 13

@@ -2,11 +2,13 @@
 
 1. Every level starts at the centroids that the old codes stand for, and is fitted anew from there (``warm.py``); its
    centroids get the old labels that most of their items have (linear assignment).
-2. An item keeps its old codes unless new ones lower the error enough: those whose old codes cost least stay, as many
-   as fit into a budget, a share of the error of a choice without regard for old codes. For a given rise of the error
-   no other choice keeps more. The others, new items among them, get the codes that are free then.
-3. The codebooks are fitted to these codes by joint least squares (``least_squares.py``), which lowers the error, so
-   that step 2 keeps more. Both repeat while codes are won back.
+2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares
+   (``least_squares.py``), have some error; a share more of it, the tolerance, is allowed.
+3. If codebooks fitted to the old codes reach that, no item moves.
+4. Otherwise an item keeps its old codes unless new ones lower the error enough: those whose old codes cost least
+   stay, as many as the error allowed admits; for given codebooks no other choice keeps more. The others, new items
+   among them, get the codes that are free then. The codebooks are fitted to these codes, which lowers the error, so
+   that more can stay: both repeat while codes are won back.
 """
 
 from collections.abc import Sequence
@@ -20,8 +22,9 @@ from semid.codes import SemanticIds
 from semid.tokenizers.clustering.kmeans import KMeansConfig
 from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.collisions.packing import pack
-from semid.tokenizers.collisions.placement import Rows, place, squared_errors
-from semid.tokenizers.lifecycle.append import ChosenRows, CollisionPolicy, encode_rows
+from semid.tokenizers.collisions.placement import place, squared_errors
+from semid.tokenizers.collisions.rows import ChosenRows, Rows
+from semid.tokenizers.lifecycle.append import CollisionPolicy, encode_rows
 from semid.tokenizers.lifecycle.least_squares import refine_codebooks
 from semid.tokenizers.lifecycle.warm import codebooks_of, fit_from
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
@@ -146,57 +149,103 @@ def keep_codes(
     Raises:
         InputError: more items than codes.
     """
-    allowed, best, best_changed = np.inf, None, len(items.rows) + 1
     known_rows = np.flatnonzero(items.known)
-    for _ in range(_ROUNDS):
-        codebooks = quantiser.codebooks_
-        wanted = encode_rows(items.vectors, quantiser)
-        free_errors = _errors(_place(None, wanted, items.vectors, codebooks, how), items.vectors, codebooks)
-        total = float(free_errors[items.known].sum())
-        allowed = min(allowed, (1 + tolerance) * total)
-        codes = _keep_cheapest(items, wanted, free_errors, max(allowed - total, 0.0), codebooks, how)
-        changed = int((codes[items.rows, : items.codes.num_levels] != items.codes.codes).any(axis=1).sum())
-        if changed >= best_changed:
-            break
-        quantiser.codebooks_ = refine_codebooks(items.vectors, known_rows, codes[known_rows], codebooks)
-        best, best_changed = codes, changed
-        if not changed:
-            break
-    assert best is not None
+    free = _free_codes(items, quantiser, how, encode_rows(items.vectors, quantiser))
+    _fit_to(quantiser, items, known_rows, free)
+    allowed = (1 + tolerance) * _total_error(items, free, quantiser)
+    fresh = quantiser.codebooks_
+    best = _keep_all(items, quantiser, how)
+    if _total_error(items, best, quantiser) > allowed:
+        quantiser.codebooks_ = fresh
+        best = _keep_most(items, quantiser, how, allowed)
     num_codes = quantiser.num_codes
     if best.shape[1] > len(num_codes):
         num_codes = (*num_codes, int(best[:, -1].max(initial=0)) + 1)
     return SemanticIds(best, num_codes), encode_rows(items.vectors, quantiser)
 
 
-def _keep_cheapest(
-    items: Inherited,
-    wanted: np.ndarray,
-    free_errors: np.ndarray,
-    budget: float,
-    codebooks: Sequence[np.ndarray],
-    how: CollisionPolicy,
-) -> np.ndarray:
-    """Codes of all items: old ones where they cost least, as long as the budget lasts, and free ones for the rest."""
-    rows, old = items.rows, items.codes
+def _keep_most(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, allowed: float) -> np.ndarray:
+    """Codes of all items with few changes among those whose error, once codebooks are fitted to them, is allowed."""
+    known_rows = np.flatnonzero(items.known)
+    best, best_books, best_changed = None, quantiser.codebooks_, len(items.rows) + 1
+    granted, credit = 0.0, 0.0
+    for _ in range(_ROUNDS):
+        codes = _keep_cheapest(items, quantiser, how, allowed + credit)
+        _fit_to(quantiser, items, known_rows, codes)
+        left = allowed - _total_error(items, codes, quantiser)
+        if left < 0 and best is not None:  # too much was granted
+            quantiser.codebooks_, credit = best_books, (granted + credit) / 2
+            continue
+        changed = _count_changed(items, codes)
+        if changed >= best_changed:
+            break
+        best, best_books, best_changed = codes, quantiser.codebooks_, changed
+        # what fitting the codebooks took off the error, the next round may spend on more old codes
+        granted, credit = credit, credit + left
+    quantiser.codebooks_ = best_books
+    assert best is not None
+    return best
+
+
+def _fit_to(quantiser: RQKMeans, items: Inherited, rows: np.ndarray, codes: np.ndarray) -> None:
+    quantiser.codebooks_ = refine_codebooks(items.vectors, rows, codes[rows], quantiser.codebooks_)
+
+
+def _free_codes(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, wanted: np.ndarray) -> np.ndarray:
+    """Codes of all items without regard for those they had."""
+    nobody = np.empty((0, len(quantiser.codebooks_)), np.int32)
+    return place(nobody, wanted, items.vectors, quantiser.codebooks_, **how.arguments).codes
+
+
+def _keep_all(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy) -> np.ndarray:
+    """Codes of all items where every old one stays; the codebooks are fitted to them."""
+    known_old = np.flatnonzero(items.known[items.rows])
+    quantiser.codebooks_ = refine_codebooks(
+        items.vectors, items.rows[known_old], items.codes.codes[known_old], quantiser.codebooks_
+    )
+    wanted = encode_rows(items.vectors, quantiser)
+    codes = _place_around(items, np.ones(len(items.rows), bool), wanted, quantiser, how)
+    _fit_to(quantiser, items, np.flatnonzero(items.known), codes)
+    return codes
+
+
+def _count_changed(items: Inherited, codes: np.ndarray) -> int:
+    old = items.codes
+    return int((codes[items.rows, : old.num_levels] != old.codes).any(axis=1).sum())
+
+
+def _total_error(items: Inherited, codes: np.ndarray, quantiser: RQKMeans) -> float:
+    return float(_errors(codes, items.vectors, quantiser.codebooks_)[items.known].sum())
+
+
+def _keep_cheapest(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, allowed: float) -> np.ndarray:
+    """Codes of all items: old ones where they cost least, up to the error allowed, and free ones for the rest."""
+    codebooks, rows, old = quantiser.codebooks_, items.rows, items.codes
+    wanted = encode_rows(items.vectors, quantiser)
+    free = _free_codes(items, quantiser, how, wanted)
+    free_errors = _errors(free, items.vectors, codebooks)
     old_errors = _errors(old.codes, ChosenRows(items.vectors, rows), codebooks)
-    kept = np.zeros(len(wanted), bool)
-    kept[rows] = _cheapest(np.where(items.known[rows], old_errors - free_errors[rows], 0), budget)
-    kept_codes = old.codes[kept[rows]]
-    others = np.flatnonzero(~kept)
-    placed = _place(kept_codes, wanted[others], ChosenRows(items.vectors, others), codebooks, how)
-    codes = np.zeros((len(wanted), max(placed.shape[1], old.num_levels)), np.int32)
-    codes[others, : placed.shape[1]] = placed
-    codes[kept, : old.num_levels] = kept_codes
+    budget = max(allowed - float(free_errors[items.known].sum()), 0.0)
+    kept = _cheapest(np.where(items.known[rows], old_errors - free_errors[rows], 0), budget)
+    codes = _place_around(items, kept, wanted, quantiser, how)
     _return_home(codes, items, old_errors, codebooks)
     return codes
 
 
-def _place(
-    taken: np.ndarray | None, wanted: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndarray], how: CollisionPolicy
+def _place_around(
+    items: Inherited, kept: np.ndarray, wanted: np.ndarray, quantiser: RQKMeans, how: CollisionPolicy
 ) -> np.ndarray:
-    others = np.empty((0, len(codebooks)), np.int32) if taken is None else taken
-    return place(others, wanted, vectors, codebooks, **how.arguments).codes
+    """Old codes for the old items marked in ``kept``, and what is free then for all others."""
+    old = items.codes
+    stays = np.zeros(len(wanted), bool)
+    stays[items.rows[kept]] = True
+    others = np.flatnonzero(~stays)
+    latents = ChosenRows(items.vectors, others)
+    placed = place(old.codes[kept], wanted[others], latents, quantiser.codebooks_, **how.arguments).codes
+    codes = np.zeros((len(wanted), max(placed.shape[1], old.num_levels)), np.int32)
+    codes[others, : placed.shape[1]] = placed
+    codes[stays, : old.num_levels] = old.codes[kept]
+    return codes
 
 
 def _errors(codes: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndarray]) -> np.ndarray:
