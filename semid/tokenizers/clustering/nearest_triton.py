@@ -16,7 +16,13 @@ from semid.tokenizers.clustering.nearest_gpu import Screen
 
 # Candidates kept of a row.
 KEPT = 4
-_BLOCK_N, _BLOCK_K = 128, 64
+# Lanes, and the launches that the first call with some width tries out; the interpreter runs the first one only.
+_BLOCK_K = 64
+_LAUNCHES = [
+    triton.Config({"BLOCK_N": 128}, num_warps=8, num_stages=3),
+    triton.Config({"BLOCK_N": 64}, num_warps=4, num_stages=3),
+    triton.Config({"BLOCK_N": 64}, num_warps=4, num_stages=2),
+]
 _HUGE = tl.constexpr(1e30)
 
 
@@ -33,7 +39,7 @@ def fused_candidates(screen: Screen) -> tuple[torch.Tensor, torch.Tensor]:
     more = torch.empty(num_rows, dtype=torch.int8, device=screen.rows.device)
     index_bits = (-(-num_codes // _BLOCK_K) - 1).bit_length()
     if num_rows:
-        _screen[(triton.cdiv(num_rows, _BLOCK_N),)](
+        _screen[lambda launch: (triton.cdiv(num_rows, launch["BLOCK_N"]),)](
             screen.rows,
             screen.ratio,
             screen.offset,
@@ -48,14 +54,12 @@ def fused_candidates(screen: Screen) -> tuple[torch.Tensor, torch.Tensor]:
             STEP=width if width <= 128 else 64,
             INDEX_BITS=index_bits,
             PLACES=KEPT,
-            BLOCK_N=_BLOCK_N,
             BLOCK_K=_BLOCK_K,
-            num_warps=8,
-            num_stages=3,
         )
     return kept, more.bool()
 
 
+@triton.autotune(_LAUNCHES if torch.cuda.is_available() else _LAUNCHES[:1], key=["WIDTH"])  # type: ignore[misc, untyped-decorator, unused-ignore]
 @triton.jit  # type: ignore[misc, untyped-decorator, unused-ignore]
 def _screen(  # type: ignore[no-untyped-def]
     rows,
@@ -72,8 +76,8 @@ def _screen(  # type: ignore[no-untyped-def]
     STEP: tl.constexpr,
     INDEX_BITS: tl.constexpr,
     PLACES: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = row < num_rows
