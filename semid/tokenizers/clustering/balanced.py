@@ -8,15 +8,15 @@ be those of the nearest centroid. The more slack, the fewer differ.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from semid.errors import InputError
-from semid.tokenizers.clustering.kmeans import KMeansConfig, Progress, fit_kmeans
-from semid.tokenizers.clustering.means import cell_means
+from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
+from semid.tokenizers.clustering.lloyd import ClusterSums, Progress
 from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Centroids on a vector's list. Longer ones are renewed less often but cost more in every round.
 _LIST = 16
@@ -79,11 +79,12 @@ def fit_balanced(
         rng = np.random.default_rng(config.seed)
         fitted = vectors[np.sort(rng.choice(len(vectors), config.sample, replace=False))]
     capacity = capacity_of(len(fitted), len(centroids), slack)
-    previous = math.inf
+    sums, previous = ClusterSums(fitted, len(centroids)), math.inf
     for iteration in range(1, config.iterations + 1):
         codes = _solve(fitted, centroids, capacity, _COARSE_STEP)
-        moved = cell_means(fitted, codes, centroids)
-        error = _mean_error(fitted, codes, moved)
+        sums.update(codes)
+        moved = sums.means(centroids)
+        error = sums.inertia(moved) / len(fitted)
         if progress is not None:
             progress(iteration, error)
         if error >= previous:  # an approximate assignment may be worse than the one before
@@ -173,27 +174,15 @@ class _Lists:
 
     def _renew(self, rows: np.ndarray, prices: np.ndarray) -> None:
         num_codes, length = len(self.centroids), self.codes.shape[1]
-        for block, moved, tile in self._tiles(rows):
-            listed = torch.topk(tile + torch.from_numpy(prices), length, dim=1, largest=False)
-            index = listed.indices
-            lengths = torch.einsum("nd,nd->n", moved, moved)
-            self.codes[block] = index.numpy()
-            self.distances[block] = (tile.gather(1, index) + lengths[:, None]).clamp(min=0).numpy()
-            self.bound[block] = np.inf if length == num_codes else (listed.values[:, -1] + lengths).numpy()
 
-    def _tiles(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-        """Blocks of rows, their moved vectors, and their squared distances less their squared lengths."""
-        size = max(16, _TILE_ELEMENTS // len(self.centroids))
-        for first in range(0, len(rows), size):
-            block = rows[first : first + size]
+        def renew(tile: slice) -> None:
+            block = rows[tile]
             moved = torch.from_numpy(self.vectors[block] - self.shift)
-            yield block, moved, torch.addmm(self.lengths, moved, self.transposed)
+            squares = torch.linalg.vecdot(moved, moved)
+            values = torch.addmm(self.lengths, moved, self.transposed)
+            listed = torch.topk(values + torch.from_numpy(prices), length, dim=1, largest=False)
+            self.codes[block] = listed.indices.numpy()
+            self.distances[block] = (values.gather(1, listed.indices) + squares[:, None]).clamp(min=0).numpy()
+            self.bound[block] = np.inf if length == num_codes else (listed.values[:, -1] + squares).numpy()
 
-
-def _mean_error(vectors: np.ndarray, codes: np.ndarray, centroids: np.ndarray) -> float:
-    total, size = 0.0, max(16, _TILE_ELEMENTS // vectors.shape[1])
-    for first in range(0, len(vectors), size):
-        rows = slice(first, first + size)
-        difference = vectors[rows] - centroids[codes[rows]]
-        total += float(np.einsum("nd,nd->", difference, difference, dtype=np.float64))
-    return total / len(vectors)
+        run_tiles(renew, row_tiles(len(rows), max(16, _TILE_ELEMENTS // num_codes)))

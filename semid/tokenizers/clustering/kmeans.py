@@ -4,7 +4,7 @@ Shapes: N vectors, D width, K centroids.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -72,17 +72,33 @@ class KMeansConfig:
             raise InputError(f"The start of k-means is {self.start!r} but must be one of {', '.join(STARTS)}.")
 
 
+@overload
 def fit_kmeans(
-    vectors: np.ndarray,
+    vectors: np.ndarray, config: KMeansConfig, *, start: np.ndarray | None = None, progress: Progress | None = None
+) -> np.ndarray: ...
+
+
+@overload
+def fit_kmeans(
+    vectors: torch.Tensor,
     config: KMeansConfig,
     *,
-    start: np.ndarray | None = None,
+    start: torch.Tensor | None = None,
     progress: Progress | None = None,
-) -> np.ndarray:
+) -> torch.Tensor: ...
+
+
+def fit_kmeans(
+    vectors: np.ndarray | torch.Tensor,
+    config: KMeansConfig,
+    *,
+    start: np.ndarray | torch.Tensor | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray | torch.Tensor:
     """Centroids with a low mean squared distance to the vectors.
 
     Args:
-        vectors: (N, D) float32.
+        vectors: (N, D) float32 array; or a tensor, on a GPU or not, for ``kmeans_gpu``.
         config: how to fit.
         start: (K, D) centroids to start from instead of what ``config.start`` says.
         progress: called with the pass over all vectors, from 1, and the mean squared distance before it.
@@ -94,6 +110,12 @@ def fit_kmeans(
     Raises:
         InputError: fewer vectors than centroids.
     """
+    if isinstance(vectors, torch.Tensor):
+        from semid.tokenizers.clustering.kmeans_gpu import fit_kmeans_tensors  # which imports this module
+
+        assert not isinstance(start, np.ndarray)
+        return fit_kmeans_tensors(vectors, config, start=start, progress=progress)
+    assert not isinstance(start, torch.Tensor)
     num_codes = config.num_codes
     if len(vectors) < num_codes:
         raise InputError(

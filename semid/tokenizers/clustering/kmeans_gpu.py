@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from semid.errors import InputError
-from semid.tokenizers.clustering.kmeans import KMeansConfig, Progress
+from semid.tokenizers.clustering.kmeans import KMeansConfig
+from semid.tokenizers.clustering.lloyd import Progress
 from semid.tokenizers.clustering.nearest_gpu import PreparedTensors, assign_tensors
 from semid.tokenizers.clustering.starts import draw_rows
 

@@ -4,10 +4,12 @@ Shapes: N vectors, D width, K centroids. Values of one tile of rows are held at 
 """
 
 from collections.abc import Iterator
+from typing import overload
 
 import numpy as np
 import torch
 
+from semid.tokenizers.clustering.nearest_gpu import assign_tensors
 from semid.tokenizers.clustering.prepared import PreparedVectors
 from semid.tokenizers.clustering.rerank import squared_distances
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
@@ -18,16 +20,30 @@ _TILE_ELEMENTS = 1 << 21
 _BLOCK_ELEMENTS = 1 << 24
 
 
-def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@overload
+def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def assign(vectors: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def assign(
+    vectors: np.ndarray | torch.Tensor, centroids: np.ndarray | torch.Tensor
+) -> tuple[np.ndarray, np.ndarray] | tuple[torch.Tensor, torch.Tensor]:
     """The nearest centroid of each vector, the lowest index where two are equally near in float64.
 
     Args:
-        vectors: (N, D) float32.
-        centroids: (K, D) float32.
+        vectors: (N, D) float32 array; or a tensor, on a GPU or not.
+        centroids: (K, D) float32, likewise.
 
     Returns:
-        (N,) int32 codes and (N,) float32 squared distances.
+        (N,) int32 codes and (N,) float32 squared distances, where the vectors are.
     """
+    if isinstance(vectors, torch.Tensor):
+        assert isinstance(centroids, torch.Tensor)
+        return assign_tensors(vectors, centroids)
+    assert isinstance(centroids, np.ndarray)
     codes = np.zeros(len(vectors), np.int32)
     if len(centroids) > 1:
         for block in row_tiles(len(vectors), max(1, _BLOCK_ELEMENTS // vectors.shape[1])):

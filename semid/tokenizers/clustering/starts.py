@@ -7,8 +7,8 @@ that a seed gives the same start whatever the number of threads.
 from collections.abc import Callable
 
 import numpy as np
-import scipy.sparse as sp
 
+from semid.tokenizers.clustering.lloyd import ClusterSums
 from semid.tokenizers.clustering.nearest import assign
 
 # Most vectors proposed in one round of k-means++: their distances among each other are held, 32 MB.
@@ -97,12 +97,16 @@ def spherical(vectors: np.ndarray, num_codes: int, rng: np.random.Generator, pas
     directions = moved / np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]
     rows = _finish(directions, [int(rng.integers(len(directions)))], num_codes, rng)
     centroids, codes = directions[rows], np.zeros(len(vectors), np.int32)
+    sums = ClusterSums(directions, num_codes)
     for _ in range(passes):
         codes = assign(directions, centroids)[0]
-        centroids = _means(directions, codes, centroids)
+        sums.update(codes)
+        centroids = sums.means(centroids)
         lengths = np.sqrt(np.einsum("kd,kd->k", centroids, centroids))
         centroids /= np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]
-    return _means(vectors, codes, vectors[rows])
+    sums = ClusterSums(vectors, num_codes)
+    sums.update(codes)
+    return sums.means(vectors[rows])
 
 
 def shrunk(centroids: np.ndarray, vectors: np.ndarray, factor: float) -> np.ndarray:
@@ -188,14 +192,3 @@ def _run_chain(distances: np.ndarray, proposal: np.ndarray, uniform: np.ndarray)
         if candidate >= value or candidate > uniform[position] * value:
             state, value = position, candidate
     return state
-
-
-def _means(vectors: np.ndarray, codes: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The mean of each centroid's vectors; those without any stay where they are."""
-    counts = np.bincount(codes, minlength=len(centroids))
-    order = np.argsort(codes, kind="stable").astype(np.int32)
-    pointers = np.concatenate(([0], np.cumsum(counts)))
-    members = sp.csr_matrix((np.ones(len(codes), np.float32), order, pointers), shape=(len(centroids), len(codes)))
-    return np.where(counts[:, None], (members @ vectors) / np.maximum(counts, 1)[:, None], centroids).astype(
-        np.float32
-    )

@@ -8,6 +8,7 @@ from semid.errors import InputError
 from semid.tokenizers.clustering import kmeans_gpu
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.kmeans_gpu import Clusters, fit_kmeans_tensors
+from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.clustering.starts import plus_plus
 
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,3 +85,13 @@ def test_constant_vectors_and_too_few():
     assert torch.equal(fit_kmeans_tensors(vectors, KMeansConfig(num_codes=4)), vectors[:4])
     with pytest.raises(InputError, match="Cannot make 9 codes from 8 vectors"):
         fit_kmeans_tensors(vectors, KMeansConfig(num_codes=9))
+
+
+def test_the_same_doors_as_for_arrays():
+    vectors = _mixture(300)
+    config = KMeansConfig(num_codes=5, iterations=3)
+    centroids = fit_kmeans(vectors, config, start=vectors[:5])
+    assert torch.equal(centroids, fit_kmeans_tensors(vectors, config, start=vectors[:5]))
+    found, expected = assign(vectors, centroids), assign(vectors.cpu().numpy(), centroids.cpu().numpy())
+    assert np.array_equal(found[0].cpu().numpy(), expected[0])
+    assert np.allclose(found[1].cpu().numpy(), expected[1], rtol=1e-5)
