@@ -11,11 +11,12 @@ import numpy as np
 
 from semid.errors import InputError
 from semid.tokenizers.checks import check_at_least, codes_per_level
-from semid.tokenizers.clustering.kmeans import STARTS, KMeansConfig, Start, fit_kmeans
+from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.residual.beam import beam_encode
 from semid.tokenizers.residual.levels import (
+    STARTS,
     Level,
     encode_level,
     encode_levels,
@@ -53,7 +54,8 @@ class RQKMeansConfig:
         rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 16, and fewer for
             so many vectors and codes that they would cost more than the levels did.
         noise: shakes the centroids in these rounds, so that they leave poor solutions; 0 does not.
-        start: of k-means; see ``KMeansConfig``.
+        start: of k-means at each level: "spherical", from clusters of directions; "shrunk", a k-means++ draw moved
+            towards the mean; or one of ``KMeansConfig``, of which "auto" keeps the better of two draws.
         hartigan: whether vectors count as no part of their own centroids: "always", "never", or "judged" on vectors
             held out. Pays with few vectors a code.
         balanced: at a level no code has more than ⌈N/K⌉ times this many vectors; None for as many as are nearest.
@@ -150,6 +152,26 @@ class RQKMeans:
         Raises:
             InputError: fewer vectors than codes at a level.
         """
+        return self._fit(vectors, None, progress)
+
+    def fit_from(
+        self, codebooks: Sequence[np.ndarray], vectors: np.ndarray, *, progress: FitProgress | None = None
+    ) -> "RQKMeans":
+        """Fit to (N, D) float32 vectors from codebooks at hand, such as those of an earlier catalogue.
+
+        Args:
+            codebooks: L arrays (K_l, D) float32; those fitted are most like the ones in the same place here.
+            vectors: what to quantise.
+            progress: called after each round of fitting all levels.
+
+        Raises:
+            InputError: fewer vectors than codes at a level.
+        """
+        return self._fit(vectors, codebooks, progress)
+
+    def _fit(
+        self, vectors: np.ndarray, start: Sequence[np.ndarray] | None, progress: FitProgress | None
+    ) -> "RQKMeans":
         largest = max(self.num_codes)
         if len(vectors) < largest:
             raise InputError(
@@ -160,10 +182,14 @@ class RQKMeans:
         fitted, held_out = self._split(vectors, rng)
         rounds = self._num_rounds(len(fitted), held_out)
         tell = _Steps(progress, self.config.levels, rounds + _LAST_ROUNDS if rounds else 0)
-        codes = self._fit_levels(fitted, held_out, rng, tell)
+        if start is None:
+            codes = self._fit_levels(fitted, held_out, rng, tell)
+        else:
+            self.codebooks_ = [np.array(codebook, np.float32) for codebook in start]
+            codes = self.encode(fitted)
         if rounds:
             self._refine(vectors, fitted, codes, held_out, rounds, rng, tell)
-        elif len(held_out):
+        elif len(held_out) or start is not None:
             self._settle(vectors)
         return self
 
@@ -246,7 +272,8 @@ class RQKMeans:
     def _level(self, level: int, num_rows: int, seed: int) -> Level:
         config, num_codes = self.config, self.num_codes[level]
         return Level(
-            kmeans=KMeansConfig(num_codes=num_codes, iterations=config.iterations, seed=seed, start=config.start),
+            kmeans=KMeansConfig(num_codes=num_codes, iterations=config.iterations, seed=seed),
+            start=config.start,
             hartigan=self._hartigan(num_rows, num_codes),
             judged=config.hartigan == "judged",
             balanced=config.balanced,
