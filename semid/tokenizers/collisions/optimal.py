@@ -18,8 +18,8 @@ from semid.tokenizers.collisions.rooms import make_room
 from semid.tokenizers.collisions.rows import Rows
 
 # Leaves an item is told of: at first, then each time it has lost all that were worth having.
-_WIDTHS = (16, 64, 256, 1024)
-# Paths compared for all items together in the first of these; each of the next compares four times as many an item.
+_WIDTHS = (16, 128, 1024)
+# Paths compared for all items together in the first of these; the next compares twice as many an item, the last all.
 _PATHS = 1 << 27
 _MOST_UPPERS = 32
 # Items that want the same codes, beyond which they do not bid; and how many are matched together afterwards.
@@ -89,7 +89,7 @@ def _bid(search: PathSearch) -> tuple[np.ndarray, np.ndarray]:
         if lowest == len(_WIDTHS):
             homeless.append(items)
             break
-        through = len(search.upper) if lowest == len(_WIDTHS) - 1 else min(uppers << 2 * lowest, len(search.upper))
+        through = len(search.upper) if lowest == len(_WIDTHS) - 1 else min(uppers << lowest, len(search.upper))
         now = stage[items] == lowest
         lists = search.cheapest(items[now], _WIDTHS[lowest], through)
         stage[items[now]] += 1

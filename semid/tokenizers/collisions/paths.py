@@ -17,9 +17,10 @@ import numpy as np
 from semid.tokenizers.collisions.rows import Rows
 from semid.tokenizers.rq_kmeans import decode
 
-# Items whose inner products with the centroids are held together, and paths that are compared together (2 MB).
-_ROWS = 1 << 12
-_PATHS = 1 << 19
+# Items whose inner products with the centroids are held together, and paths that are compared together: 1 MB, what
+# stays in a core's cache.
+_ROWS = 1 << 10
+_PATHS = 1 << 18
 # Inner products of the centroids of both levels, kept up to this many.
 _KEPT_PRODUCTS = 1 << 24
 
@@ -145,8 +146,7 @@ class PathSearch:
             paths = np.take(2 * self.upper[codes] @ self.lower.T, place.reshape(through.shape), axis=0)
         paths += to_lower[:, None, :]
         paths += to_upper[:, :, None]
-        clipped: np.ndarray = np.maximum(paths, 0, out=paths)
-        return clipped
+        return paths
 
     def _close_taken(self, paths: np.ndarray, nodes: np.ndarray) -> None:
         """Make the paths to taken leaves infinitely dear."""
@@ -168,7 +168,7 @@ def smallest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     nothing but the minimum is looked at.
 
     Args:
-        values: (n, W) float32, none below zero.
+        values: (n, W) float32; what lies below zero counts as zero.
         count: at most W.
 
     Returns:
@@ -176,7 +176,7 @@ def smallest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     num_rows, width = values.shape
     if count == width:
-        return np.broadcast_to(np.arange(width), values.shape), values
+        return np.broadcast_to(np.arange(width), values.shape), np.maximum(values, 0)
     depth = 1
     while width % (2 * depth) == 0 and 8 * depth * depth * count <= 3 * width:
         depth *= 2
@@ -190,7 +190,7 @@ def smallest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _smallest_of(values: np.ndarray, columns: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """As integers, values that are not negative keep their order; each is ranked together with its column."""
-    ranked = (values + np.float32(0)).view(np.int32).astype(np.int64)  # -0 becomes 0
+    ranked = np.maximum(values, 0).view(np.int32).astype(np.int64)
     ranked <<= 32
     ranked |= columns
     ranked.partition(count - 1, axis=1)
@@ -200,6 +200,6 @@ def _smallest_of(values: np.ndarray, columns: np.ndarray, count: int) -> tuple[n
 
 def _nearest_uppers(distances: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
     """The ``count`` nearest upper codes of each item, rising, its own code among them. (n, count)"""
-    ranked = np.maximum(distances, 0)
+    ranked = distances.copy()
     ranked[np.arange(len(own)), own] = 0
     return np.sort(smallest(ranked, count)[0], axis=1)
