@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 from semid.tokenizers.collisions.rows import Rows
 from semid.tokenizers.rq_kmeans import decode
 
+# Items whose vectors are fetched together.
+_FETCHED = 1 << 13
 # Items whose inner products with the centroids are held together, and paths that are compared together: 1 MB, what
 # stays in a core's cache.
 _ROWS = 1 << 10
@@ -67,8 +71,9 @@ class PathSearch:
         means = [book.mean(0, dtype=np.float64).astype(np.float32) for book in (upper, lower)]
         self.shift = means[0] + means[1]
         self.upper, self.lower = upper - means[0], lower - means[1]
-        self.lengths = np.concatenate([(book * book).sum(1) for book in (self.upper, self.lower)])
-        self.both = np.ascontiguousarray(-2 * np.concatenate([self.upper, self.lower]).T)
+        both = np.concatenate([self.upper, self.lower])
+        self.lengths = torch.from_numpy((both * both).sum(1))
+        self.both = torch.from_numpy(np.ascontiguousarray(-2 * both.T))
         small = len(upper) * len(lower) <= _KEPT_PRODUCTS
         self.between = 2 * self.upper @ self.lower.T if small else None
         self.set_taken(taken)
@@ -87,7 +92,10 @@ class PathSearch:
 
     def residuals(self, items: np.ndarray) -> np.ndarray:
         """What is left of items after the prefix of their cells, moved by the means of both levels. (n, D)"""
-        rest: np.ndarray = self.vectors[items] - self.shift
+        return self._after_prefix(items, self.vectors[items])
+
+    def _after_prefix(self, items: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        rest: np.ndarray = vectors - self.shift
         if len(self.codebooks) > 2:
             rest -= decode(self.codes[items, :-2], self.codebooks[:-2])
         return rest
@@ -98,11 +106,21 @@ class PathSearch:
         width = min(count, uppers * len(self.lower))
         leaves = np.empty((len(items), width), np.int64)
         costs = np.empty((len(items), width), np.float32)
-        for first in range(0, len(items), _ROWS):
-            block = slice(first, first + _ROWS)
-            some = items[block]
-            found = self.among(self.residuals(some), self.cells[some], self.codes[some, -2], width, uppers)
-            leaves[block], costs[block] = found
+        for first in range(0, len(items), _FETCHED):
+            fetched = self.vectors[items[first : first + _FETCHED]]
+
+            def search(tile: slice, first: int = first, fetched: np.ndarray = fetched) -> None:
+                block = slice(first + tile.start, first + tile.stop)
+                some = items[block]
+                rest = self._after_prefix(some, fetched[tile])
+                leaves[block], costs[block] = self.among(rest, self.cells[some], self.codes[some, -2], width, uppers)
+
+            tiles = row_tiles(len(fetched), _ROWS)
+            if self.rng is None:
+                run_tiles(search, tiles)
+            else:  # the order of the draws must not depend on threads
+                for tile in tiles:
+                    search(tile)
         free = np.isfinite(costs)
         horizon = np.where(free, costs, -np.inf).max(1, initial=-np.inf).astype(np.float32)
         if uppers == len(self.upper):
@@ -113,8 +131,7 @@ class PathSearch:
         self, residuals: np.ndarray, cells: np.ndarray, own: np.ndarray, count: int, uppers: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Leaves and costs of the cheapest paths of residuals; those through the code ``own`` are always compared."""
-        apart = residuals @ self.both
-        apart += self.lengths
+        apart = torch.addmm(self.lengths, torch.from_numpy(residuals), self.both).numpy()
         apart[:, : len(self.upper)] += np.einsum("nd,nd->n", residuals, residuals)[:, None]
         to_upper, to_lower = apart[:, : len(self.upper)], apart[:, len(self.upper) :]
         if self.rng is not None:

@@ -25,6 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from semid.errors import InputError
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 from semid.tokenizers.collisions.nearest_free import take_nearest_free
 from semid.tokenizers.collisions.optimal import cheapest_matching
 from semid.tokenizers.collisions.packing import bucket_sizes, check_capacity, pack
@@ -133,11 +134,14 @@ def squared_errors(codes: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndar
     errors = np.empty(len(codes), np.float32)
     for first in range(0, len(codes), _FETCHED):
         fetched = vectors[slice(first, min(first + _FETCHED, len(codes)))]
-        for start in range(0, len(fetched), _TOGETHER):
-            rows = slice(first + start, first + min(start + _TOGETHER, len(fetched)))
+
+        def measure(tile: slice, first: int = first, fetched: np.ndarray = fetched) -> None:
+            rows = slice(first + tile.start, first + tile.stop)
             difference = decode(codes[rows], codebooks)
-            difference -= fetched[start : start + _TOGETHER]
+            difference -= fetched[tile]
             np.einsum("nd,nd->n", difference, difference, out=errors[rows])
+
+        run_tiles(measure, row_tiles(len(fetched), _TOGETHER))
     return errors
 
 
