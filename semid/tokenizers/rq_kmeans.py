@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semid.errors import InputError
-from semid.tokenizers.checks import check_at_least, codes_per_level
+from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.quantiser import FitProgress
@@ -150,7 +150,7 @@ class RQKMeans:
             progress: called after each level, and after each round of fitting all of them.
 
         Raises:
-            InputError: fewer vectors than codes at a level.
+            InputError: fewer vectors than codes at a level, NaN or infinity.
         """
         return self._fit(vectors, None, progress)
 
@@ -165,26 +165,23 @@ class RQKMeans:
             progress: called after each round of fitting all levels.
 
         Raises:
-            InputError: fewer vectors than codes at a level.
+            InputError: fewer vectors than codes at a level, NaN or infinity.
         """
         return self._fit(vectors, codebooks, progress)
 
     def _fit(
         self, vectors: np.ndarray, start: Sequence[np.ndarray] | None, progress: FitProgress | None
     ) -> "RQKMeans":
-        largest = max(self.num_codes)
-        if len(vectors) < largest:
-            raise InputError(
-                f"Cannot make {largest} codes from {len(vectors)} vectors: use at most {len(vectors)} codes."
-            )
         rng = np.random.default_rng(self.config.seed)
         vectors = np.ascontiguousarray(vectors, np.float32)
+        check_trainable(vectors, self.num_codes)
         fitted, held_out = self._split(vectors, rng)
         rounds = self._num_rounds(len(fitted), held_out)
         tell = _Steps(progress, self.config.levels, rounds + _LAST_ROUNDS if rounds else 0)
         if start is None:
             codes = self._fit_levels(fitted, held_out, rng, tell)
         else:
+            fitted, held_out = vectors, vectors[:0]  # the start knows all of them, so none can judge
             self.codebooks_ = [np.array(codebook, np.float32) for codebook in start]
             codes = self.encode(fitted)
         if rounds:
@@ -203,9 +200,13 @@ class RQKMeans:
         Args:
             vectors: what to quantise.
             beam: paths kept, if other than configured. More of them usually end at a better one.
+
+        Raises:
+            InputError: vectors of another width than fitted, NaN or infinity.
         """
         paths = self.config.paths if beam is None else beam
         vectors = np.ascontiguousarray(vectors, np.float32)
+        check_width(vectors, self.codebooks_[0].shape[1])
         if paths > 1:
             return beam_encode(vectors, self.codebooks_, paths)
         return encode_levels(vectors, self.codebooks_, normalise=self.config.normalise)
@@ -307,9 +308,9 @@ class RQKMeans:
             noise=config.noise,
             leave_one_out=config.paths > 1 and self._hartigan(len(fitted), max(self.num_codes)),
         )
-        by_level, before = self.codebooks_, self._error(held_out)
+        by_level, before = self.codebooks_, self._error(held_out) if len(held_out) else np.inf
         self.codebooks_, _ = refine(fitted, codes, self.codebooks_, how, rng, progress=tell.round)
-        if self._error(held_out) > before:
+        if len(held_out) and self._error(held_out) > before:
             self.codebooks_ = by_level
             self._settle(vectors)
             return
