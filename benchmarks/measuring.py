@@ -66,7 +66,7 @@ class Row:
         goal: what was to be reached against this system.
         met: whether it was; None without a goal.
         figures: anything else, by name.
-        note: why there is no measurement.
+        note: anything else in words; where there is no measurement, why.
     """
 
     section: str

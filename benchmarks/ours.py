@@ -13,7 +13,6 @@ from semid.tokenizers.fusion.preprocessing import Preprocessor, PreprocessorConf
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
 SYSTEM = "semid"
-FLOAT32 = f"{SYSTEM}, float32 alone"
 
 
 def cluster(vectors: np.ndarray, num_codes: int, iterations: int, seed: int, threads: int) -> np.ndarray:

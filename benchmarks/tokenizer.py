@@ -213,7 +213,7 @@ def show_table(rows: Sequence[Row]) -> None:
             number(row.error, ".5f"),
             number(row.ratio, ".2f"),
             f"  {row.goal}: {'met' if row.met else 'MISSED'}" if row.met is not None else "",
-            row.note or figures(row.figures),
+            ", ".join(filter(None, (row.note, figures(row.figures)))),
         )
         lines.append(cells)
     for cells in lines:

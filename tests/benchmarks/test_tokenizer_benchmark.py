@@ -40,11 +40,17 @@ def test_one_table_one_json_line_and_kept_sections(modules, monkeypatch, capsys,
     rows = first.json["rows"]
     assert {row["setting"] for row in rows} == {"K=256, 600 x 256"}  # larger K would have too few vectors
     by_system = {row["system"]: row for row in rows}
-    assert next(iter(by_system)) == "semid"
+    assert next(iter(by_system)) == "semid, 10 passes"
     assert set(PEERS_OF_KMEANS) < set(by_system)
     for row in rows:
         assert row["note"].startswith("not installed") or (row["seconds"] > 0 and 0 < row["error"] < 1)
-    ours, faiss = by_system["semid"], by_system["faiss.Kmeans, all points"]
+    faiss = by_system["faiss.Kmeans, all points"]
+    ours = by_system[faiss["note"].removeprefix("beside ")]
+    as_good = [row for row in rows if row["system"].endswith("passes") and "float32" not in row["system"]]
+    as_good = [row for row in as_good if row["error"] <= 1.001 * faiss["error"]]
+    assert ours["seconds"] == min(
+        (row["seconds"] for row in as_good), default=by_system["semid, 10 passes"]["seconds"]
+    )
     assert faiss["ratio"] == pytest.approx(faiss["seconds"] / ours["seconds"])
     assert faiss["met"] == (faiss["ratio"] >= 2.5 and ours["error"] <= 1.001 * faiss["error"])
     header = next(number for number, line in enumerate(first.lines) if line.startswith("section"))
