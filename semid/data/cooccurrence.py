@@ -8,6 +8,7 @@ than how often.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -107,6 +108,17 @@ def sample_pairs(dataset: Dataset, *, count: int = 1 << 17, window: int = 5, see
     if len(found) > count:
         found = found[np.sort(rng.choice(len(found), count, replace=False))]
     return found
+
+
+def split_users(dataset: Dataset, *, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """The dataset with the training events of most users alone, and with those of a random ``share`` of them.
+
+    What is made from the one can be judged by the other.
+    """
+    held_out = np.random.default_rng([seed, 1]).random(dataset.num_users) < share
+    starts = dataset.events.offsets[:-1]
+    most, some = (np.where(kept, dataset.train_end, starts) for kept in (~held_out, held_out))
+    return replace(dataset, train_end=most), replace(dataset, train_end=some)
 
 
 def _pairs_within(items: np.ndarray, owners: np.ndarray, window: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

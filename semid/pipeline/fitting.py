@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from semid.data.cooccurrence import cooccurrence_embedding, sample_pairs
+from semid.data.cooccurrence import cooccurrence_embedding, sample_pairs, split_users
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
@@ -82,7 +82,7 @@ def item_embedding(dataset: Dataset, name: str, seed: int) -> Embedding:
     Raises:
         InputError: no such id.
     """
-    if name == COOCCURRENCE and name not in dataset.embeddings:
+    if _is_made(dataset, name):
         return cooccurrence_embedding(dataset, seed=seed)
     return dataset.embedding(name)
 
@@ -91,8 +91,17 @@ def _weighting(dataset: Dataset, embeddings: Sequence[Embedding], seed: int, tel
     if len(embeddings) < 2:
         raise InputError("There is one embedding, so there are no weights to choose: leave out 'auto'.")
     tell("choose weights", 0, None)
+    if any(_is_made(dataset, embedding.name) for embedding in embeddings):
+        # An embedding made from histories must not be judged by the same ones.
+        others, dataset = split_users(dataset, seed=seed)
+        embeddings = [item_embedding(others, embedding.name, seed) for embedding in embeddings]
     pairs = sample_pairs(dataset, seed=seed)
     return search_weights(embeddings, pairs, WeightingConfig(seed=seed))
+
+
+def _is_made(dataset: Dataset, name: str) -> bool:
+    """Whether an embedding is made here, of training histories."""
+    return name == COOCCURRENCE and name not in dataset.embeddings
 
 
 def side_embedding(dataset: Dataset, config: TokenizerConfig, name: str | None) -> Embedding | None:

@@ -8,6 +8,7 @@ from semid.data.cooccurrence import (
     cooccurrence_embedding,
     positive_pointwise_information,
     sample_pairs,
+    split_users,
 )
 from semid.data.dataset import Dataset
 from semid.data.events import EventLog
@@ -143,3 +144,12 @@ def test_pairs_come_from_training_alone() -> None:
         sample_pairs(make_dataset([[0, 1], [2, 3]], 4, held_out=1))
     with pytest.raises(InputError, match="window 0"):
         sample_pairs(dataset, window=0)
+
+
+def test_users_are_split() -> None:
+    dataset = make_dataset(cluster_histories(np.random.default_rng(0)), 50)
+    most, some = split_users(dataset, share=0.25, seed=3)
+    counts = [cooccurrence_counts(part, window=3) for part in (dataset, most, some)]
+    assert abs(counts[1] + counts[2] - counts[0]).max() < 1e-9
+    assert 0.15 < counts[2].sum() / counts[0].sum() < 0.35
+    np.testing.assert_array_equal(split_users(dataset, share=0.25, seed=3)[1].train_end, some.train_end)
