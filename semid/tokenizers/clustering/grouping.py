@@ -37,54 +37,86 @@ class Group:
     comparable: np.ndarray
 
 
+def num_anchors(num_rows: int, num_codes: int) -> int:
+    """How many anchors are worth their cost; 1 for none."""
+    if num_codes < _ANCHORED_CODES:
+        return 1
+    count = min(1 << round(np.log2(num_codes) / 2), num_rows // _ANCHORED_ROWS)
+    return count if count >= 4 else 1
+
+
 def group(frame: Frame, vectors: np.ndarray, centroids: np.ndarray) -> list[Group]:
-    """Groups of (N, D) vectors by the nearest of about √K points among the (K, D) centroids; one for few."""
+    """Groups of (N, D) vectors by the nearest of a few points among the (K, D) centroids."""
     points = _project_all(frame, vectors)
-    anchors = _anchors(project(frame, centroids).head, len(vectors))
-    owner = _nearest_anchor(points.head, anchors) if len(anchors) > 1 else np.zeros(len(vectors), np.int64)
+    count = num_anchors(len(vectors), len(centroids))
+    if count == 1:
+        anchors, owner = torch.zeros(1, points.head.shape[1]), np.zeros(len(vectors), np.int64)
+    else:
+        anchors = _anchors(project(frame, centroids).head, count)
+        owner = _nearest_anchor(points.head, anchors)
     order = np.argsort(owner, kind="stable")
-    ends = np.cumsum(np.bincount(owner, minlength=len(anchors)))
-    groups: list[Group | None] = [None] * len(anchors)
+    members = np.split(order, np.cumsum(np.bincount(owner, minlength=count))[:-1])
+    tasks = [(number, part) for number in range(count) for part in row_tiles(len(members[number]), _TILE_ROWS)]
+    parts: list[Group | None] = [None] * len(tasks)
 
-    def make(number: int) -> None:
-        rows = order[ends[number - 1] if number else 0 : ends[number]]
-        if len(rows):
-            members = points if len(rows) == len(vectors) else points.take(torch.from_numpy(rows))
-            groups[number] = _make(frame, members, anchors[number], rows)
+    def make(task: int) -> None:
+        number, part = tasks[task]
+        rows = members[number][part]
+        own = points[part] if count == 1 else points[torch.from_numpy(rows)]
+        parts[task] = _make(frame, own, anchors[number], rows)
 
-    run_tiles(make, range(len(anchors)))
-    return [made for made in groups if made is not None]
+    run_tiles(make, range(len(tasks)))
+    made: list[list[Group]] = [[] for _ in range(count)]
+    for (number, _), piece in zip(tasks, parts, strict=True):
+        assert piece is not None
+        made[number].append(piece)
+    return [_join(pieces) for pieces in made if pieces]
 
 
 def _project_all(frame: Frame, vectors: np.ndarray) -> Points:
-    tiles = row_tiles(len(vectors), _TILE_ROWS)
     width = vectors.shape[1] if frame.basis is None else frame.basis.shape[1]
     tails = frame.basis is not None
-    head, size = torch.empty(len(vectors), width), torch.empty(len(vectors))
     tail, tau = (torch.empty(len(vectors)), torch.empty(len(vectors))) if tails else (None, None)
-    whole = Points(head, size, tail, tau)
+    whole = Points(torch.empty(len(vectors), width), torch.empty(len(vectors)), tail, tau)
 
     def fill(rows: slice) -> None:
         part = project(frame, vectors[rows])
         for name in ("head", "size", "tail", "tau") if tails else ("head", "size"):
             getattr(whole, name)[rows] = getattr(part, name)
 
-    run_tiles(fill, tiles)
+    run_tiles(fill, row_tiles(len(vectors), _TILE_ROWS))
     return whole
 
 
 def _make(frame: Frame, points: Points, anchor: torch.Tensor, rows: np.ndarray) -> Group:
     side = make_rows(frame, points, anchor)
-    moved = points.head - anchor
-    radius = torch.linalg.vecdot(moved, moved).sqrt_() + points.size.sqrt() * frame.head_error
+    radius = torch.linalg.vector_norm(points.head - anchor, dim=1) + points.size.sqrt() * frame.head_error
     return Group(rows, anchor, side, (radius * (1 + 1e-3)).numpy(), points.comparable().numpy())
 
 
-def _anchors(heads: torch.Tensor, num_rows: int) -> torch.Tensor:
+def _join(parts: list[Group]) -> Group:
+    if len(parts) == 1:
+        return parts[0]
+    sides = [part.side for part in parts]
+    taus = [side.tau for side in sides if side.tau is not None]
+    side = Rows(
+        torch.cat([side.matrix for side in sides]),
+        np.concatenate([side.error for side in sides]),
+        np.concatenate([side.slack for side in sides]),
+        np.concatenate([side.size for side in sides]),
+        np.concatenate(taus) if taus else None,
+    )
+    return Group(
+        np.concatenate([part.rows for part in parts]),
+        parts[0].anchor,
+        side,
+        np.concatenate([part.radius for part in parts]),
+        np.concatenate([part.comparable for part in parts]),
+    )
+
+
+def _anchors(heads: torch.Tensor, count: int) -> torch.Tensor:
     """A few points among the centroids, (G, d): any will do, their own means serve best."""
-    count = min(1 << round(np.log2(len(heads)) / 2), num_rows // _ANCHORED_ROWS)
-    if len(heads) < _ANCHORED_CODES or count < 4:
-        return torch.zeros(1, heads.shape[1])
     anchors = heads[:: len(heads) // count][:count].clone()
     for _ in range(_ANCHOR_PASSES):
         owner = torch.from_numpy(_nearest_anchor(heads, anchors))

@@ -2,45 +2,48 @@
 
 Shapes: N vectors, d width, K centroids, G coarse clusters. With G near √K a pass over all vectors costs 1/√K of one
 that compares with all centroids, and well parted clusters get their share of the centroids from the beginning, which
-Lloyd's algorithm cannot mend later.
+Lloyd's algorithm cannot mend later. Distances are plain float32 products here; in a start near ties
+may go either way.
 """
 
 import numpy as np
+import scipy.sparse as sp
+import torch
 
-from semid.tokenizers.clustering.lloyd import lloyd
-from semid.tokenizers.clustering.nearest import assign
-from semid.tokenizers.clustering.starts import plus_plus
-from semid.tokenizers.clustering.tiles import run_tiles
+from semid.tokenizers.clustering.starts import draw_rows
+from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 _COARSE_ROWS_PER_CODE = 256
 _COARSE_PASSES, _SPLIT_PASSES = 8, 6
+_TILE_ROWS = 1 << 12
 
 
 def hierarchical_codes(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
     """A clustering into at most K clusters: (N,) int64.
 
-    Every coarse cluster is split in proportion to its share of the squared error, which is what makes the errors of
-    the parts equal in many dimensions.
+    Every coarse cluster is split in proportion to its share of the squared error, which in many dimensions makes the
+    errors of the parts equal.
 
     Args:
-        vectors: (N, d) float32, N at least K.
+        vectors: (N, d) float32 about their mean, N at least K.
         num_codes: K.
         rng: of all draws.
     """
-    num_groups = max(2, round(np.sqrt(num_codes)))
-    coarse = _coarse(vectors, num_groups, rng)
-    codes, distances = assign(vectors, coarse)
+    num_groups = max(1, round(np.sqrt(num_codes)))
+    codes, distances = _nearest(vectors, _coarse(vectors, num_groups, rng))
     sizes = np.bincount(codes, minlength=num_groups)
     shares = _apportion(np.bincount(codes, weights=distances, minlength=num_groups), sizes, num_codes)
-    order = np.argsort(codes, kind="stable")
-    ends, firsts = np.cumsum(sizes), np.cumsum(shares) - shares
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    firsts = np.cumsum(shares) - shares
     seeds = rng.integers(2**63, size=num_groups)
     result = np.empty(len(vectors), np.int64)
 
     def split(group: int) -> None:
-        rows = order[ends[group] - sizes[group] : ends[group]]
+        rows = members[group]
         if len(rows):
-            result[rows] = firsts[group] + _split(vectors[rows], int(shares[group]), seeds[group])
+            result[rows] = firsts[group] + _split(
+                vectors[rows], int(shares[group]), np.random.default_rng(seeds[group])
+            )
 
     run_tiles(split, np.argsort(-sizes, kind="stable").tolist())
     return result
@@ -50,19 +53,54 @@ def _coarse(vectors: np.ndarray, num_groups: int, rng: np.random.Generator) -> n
     size = num_groups * _COARSE_ROWS_PER_CODE
     if size < len(vectors):
         vectors = vectors[np.sort(rng.choice(len(vectors), size, replace=False))]
-    start = plus_plus(vectors, num_groups, rng)
-    return lloyd(vectors, start, iterations=_COARSE_PASSES, tolerance=1e-3, rng=rng)[0]
+    return _plain_lloyd(vectors, _draw(vectors, num_groups, rng), _COARSE_PASSES)
 
 
-def _split(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _split(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     if count == 1:
         return np.zeros(len(vectors), np.int64)
     if count == len(vectors):
         return np.arange(count)
-    rng = np.random.default_rng(seed)
-    start = plus_plus(vectors, count, rng)
-    centroids, _ = lloyd(vectors, start, iterations=_SPLIT_PASSES, tolerance=1e-3, rng=rng)
-    return assign(vectors, centroids)[0].astype(np.int64)
+    centroids = _plain_lloyd(vectors, _draw(vectors, count, rng), _SPLIT_PASSES)
+    return _nearest(vectors, centroids)[0]
+
+
+def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """k-means++."""
+
+    def distances_to(rows: list[int]) -> np.ndarray:
+        return _nearest(vectors, vectors[rows])[1]
+
+    first = [int(rng.integers(len(vectors)))]
+    return vectors[draw_rows(distances_to, vectors.__getitem__, len(vectors), first, count, rng)]
+
+
+def _plain_lloyd(vectors: np.ndarray, centroids: np.ndarray, passes: int) -> np.ndarray:
+    for _ in range(passes):
+        codes, _ = _nearest(vectors, centroids)
+        pointers = np.arange(len(vectors) + 1)
+        members = sp.csr_matrix((np.ones(len(codes), np.float32), codes, pointers), (len(codes), len(centroids)))
+        counts = np.bincount(codes, minlength=len(centroids))[:, None]
+        means = (members.T @ vectors) / np.maximum(counts, 1).astype(np.float32)
+        centroids = np.where(counts, means, centroids)
+    return centroids
+
+
+def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and squared distances, (N,), to the accuracy of float32 products."""
+    points, targets = torch.from_numpy(vectors), torch.from_numpy(centroids)
+    lengths = torch.linalg.vecdot(targets, targets) / 2
+    codes, distances = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.float32)
+
+    def find(rows: slice) -> None:
+        values = torch.addmm(lengths, points[rows], targets.T, alpha=-1).numpy()
+        codes[rows] = values.argmin(1)
+        own = torch.linalg.vecdot(points[rows], points[rows]).numpy()
+        distances[rows] = own + 2 * values[np.arange(len(values)), codes[rows]]
+
+    run_tiles(find, row_tiles(len(vectors), _TILE_ROWS))
+    np.maximum(distances, 0, out=distances)
+    return codes, distances
 
 
 def _apportion(weights: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:

@@ -30,7 +30,7 @@ _BATCH_PASSES, _BATCH_TOLERANCE = 5, 2e-3
 _HIERARCHICAL_CODES = 512
 _ROWS_PER_SPLIT_CODE = 256
 # Share of the energy in the leading axes in which the hierarchical start is made, and the fewest and most of them.
-_START_ENERGY, _START_WIDTH = 0.95, (16, 128)
+_START_ENERGY, _START_WIDTH = 0.99, (16, 256)
 # Axes pay from this width on.
 _LEAST_WIDTH = 96
 
@@ -186,7 +186,9 @@ def _flat(
 def _hierarchical(
     vectors: np.ndarray, config: KMeansConfig, kind: Start, axes: Principal | None, rng: np.random.Generator
 ) -> np.ndarray:
-    heads = vectors if axes is None else _project(vectors, axes)
+    heads = (
+        vectors - vectors.mean(0, dtype=np.float64).astype(np.float32) if axes is None else _project(vectors, axes)
+    )
     codes = hierarchical_codes(heads, config.num_codes, rng)
     sums = ClusterSums(vectors, config.num_codes)
     sums.update(codes)

@@ -13,8 +13,7 @@ from semid.tokenizers.clustering.nearest import own_distances
 from semid.tokenizers.clustering.prepared import PreparedVectors
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
-_BLOCK_ROWS = 1 << 13
-_BLOCK_COLUMNS = 64
+_BLOCK_ROWS = 1 << 11
 
 Progress = Callable[[int, float], None]
 
@@ -74,24 +73,22 @@ class ClusterSums:
     def __init__(self, vectors: np.ndarray, num_codes: int) -> None:
         self._vectors = vectors
         self._mean = vectors.mean(0, dtype=np.float64)
-        self._energy = sum(
-            float(np.square(vectors[rows] - self._mean).sum()) for rows in row_tiles(len(vectors), _BLOCK_ROWS)
-        )
+        self._energy = _energy(vectors, self._mean.astype(np.float32))
         self._codes: np.ndarray | None = None
         self._sums = np.zeros((num_codes, vectors.shape[1]))  # about the mean
         self._counts = np.zeros(num_codes, np.int64)
 
     def update(self, codes: np.ndarray) -> int:
         """Take over (N,) codes; returns how many differ from those before."""
-        num_codes = len(self._counts)
-        moved = np.arange(len(codes)) if self._codes is None else np.flatnonzero(codes != self._codes)
-        if 2 * len(moved) > len(codes) or self._codes is None:
+        before = self._codes
+        moved = np.arange(len(codes)) if before is None else np.flatnonzero(codes != before)
+        if before is None or 2 * len(moved) > len(codes):
             self._sums[:] = 0
-            self._add(np.arange(len(codes)), codes, 1.0)
+            self._add(np.arange(len(codes)), codes, np.ones(len(codes)))
         else:
-            self._add(moved, self._codes[moved], -1.0)
-            self._add(moved, codes[moved], 1.0)
-        self._counts = np.bincount(codes, minlength=num_codes)
+            signs = np.repeat([-1.0, 1.0], len(moved))
+            self._add(np.concatenate([moved, moved]), np.concatenate([before[moved], codes[moved]]), signs)
+        self._counts = np.bincount(codes, minlength=len(self._counts))
         self._codes = codes.copy()
         return len(moved)
 
@@ -106,15 +103,36 @@ class ClusterSums:
         counts = self._counts[:, None]
         return np.where(counts, self._sums / np.maximum(counts, 1) + self._mean, centroids).astype(np.float32)
 
-    def _add(self, rows: np.ndarray, codes: np.ndarray, sign: float) -> None:
-        def add(columns: slice) -> None:
-            for part in row_tiles(len(rows), _BLOCK_ROWS):
-                block = self._vectors[rows[part], columns] - self._mean[columns]
-                place = (np.full(len(block), sign), codes[part], np.arange(len(block) + 1))
-                one_hot = sp.csr_matrix(place, shape=(len(block), len(self._counts)))
-                self._sums[:, columns] += one_hot.T @ block
+    def _add(self, rows: np.ndarray, codes: np.ndarray, signs: np.ndarray) -> None:
+        """Add vectors to the sums of their codes: each code's in one thread, by rising position."""
+        order = np.argsort(codes, kind="stable")
+        rows, codes, signs = rows[order], codes[order], signs[order]
+        starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
+        spans = np.append(starts[np.unique(starts // _BLOCK_ROWS, return_index=True)[1]], len(rows))
 
-        run_tiles(add, row_tiles(self._vectors.shape[1], _BLOCK_COLUMNS))
+        def add(number: int) -> None:
+            for part in row_tiles(int(spans[number + 1] - spans[number]), _BLOCK_ROWS):
+                block = slice(spans[number] + part.start, spans[number] + part.stop)
+                own, place = np.unique(codes[block], return_index=True)
+                moved = self._vectors[rows[block]] - self._mean
+                pointers = np.append(place, len(moved))
+                members = sp.csr_matrix((signs[block], np.arange(len(moved)), pointers), (len(own), len(moved)))
+                self._sums[own] += members @ moved
+
+        run_tiles(add, range(len(spans) - 1))
+
+
+def _energy(vectors: np.ndarray, mean: np.ndarray) -> float:
+    """Sum of squared distances from the mean."""
+    tiles = row_tiles(len(vectors), _BLOCK_ROWS)
+    energy = np.zeros(len(tiles))
+
+    def add(number: int) -> None:
+        moved = vectors[tiles[number]] - mean
+        energy[number] = np.einsum("nd,nd->n", moved, moved).sum(dtype=np.float64)
+
+    run_tiles(add, range(len(tiles)))
+    return float(energy.sum())
 
 
 def fill_empty(

@@ -9,13 +9,18 @@ from typing import overload
 import numpy as np
 import torch
 
+from semid.tokenizers.clustering.grouping import num_anchors
 from semid.tokenizers.clustering.nearest_gpu import assign_tensors
-from semid.tokenizers.clustering.prepared import PreparedVectors
-from semid.tokenizers.clustering.rerank import squared_distances
+from semid.tokenizers.clustering.prepared import PreparedVectors, brute, first_of_equal, has_half_precision
+from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
+from semid.tokenizers.clustering.scan import scan
+from semid.tokenizers.clustering.screening import best_theta, make_columns, make_frame, make_rows, project
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
-# Elements of one tile of distances: 8 MB. Smaller ones cost more in threads waiting for each other than they save.
-_TILE_ELEMENTS = 1 << 21
+# Elements of one tile of values: what fits into the cache of a core.
+_TILE_ELEMENTS = 1 << 19
+_TILE_ROWS = (64, 4096)
+_PROBES = 64
 # Elements of the vectors prepared at a time: 64 MB, and half of that in half precision.
 _BLOCK_ELEMENTS = 1 << 24
 
@@ -45,10 +50,45 @@ def assign(
         return assign_tensors(vectors, centroids)
     assert isinstance(centroids, np.ndarray)
     codes = np.zeros(len(vectors), np.int32)
-    if len(centroids) > 1:
+    if len(vectors) and len(centroids) > 1:
         for block in row_tiles(len(vectors), max(1, _BLOCK_ELEMENTS // vectors.shape[1])):
-            codes[block] = PreparedVectors(vectors[block], centroids).assign(centroids)
+            codes[block] = _assign_block(vectors[block], centroids)
     return codes, own_distances(vectors, centroids, codes)
+
+
+def _assign_block(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    if num_anchors(len(vectors), len(centroids)) > 1:
+        return PreparedVectors(vectors, centroids).assign(centroids)
+    return _assign_tiles(vectors, centroids)
+
+
+def _assign_tiles(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Every vector against every centroid, each tile from vectors to codes while it is in the cache."""
+    distinct = first_of_equal(centroids)
+    kept = np.ascontiguousarray(centroids[distinct])
+    probes = vectors[:: len(vectors) // _PROBES + 1]
+    frame = make_frame(probes, kept, None, has_half_precision())
+    points, anchor = project(frame, kept), torch.zeros(vectors.shape[1])
+    codes = np.zeros(len(vectors), np.int32)
+    if not bool(points.comparable().all()):
+        brute(vectors, kept, np.arange(len(vectors)), codes)
+        return distinct[codes].astype(np.int32)
+    some = project(frame, probes)
+    distance = float(torch.cdist(some.head, points.head).amin(1).median())
+    error = float(np.median(make_rows(frame, some, anchor).error))
+    columns = make_columns(frame, points, anchor, best_theta(distance, error))
+
+    def find(rows: slice) -> None:
+        own = project(frame, vectors[rows])
+        found = scan(frame, make_rows(frame, own, anchor), columns)
+        codes[rows] = found.codes
+        settled, nearest_codes = nearest_pairs(vectors, kept, rows.start + found.rows, found.candidates)
+        codes[settled] = nearest_codes
+        far = np.flatnonzero(~own.comparable().numpy())
+        brute(vectors, kept, rows.start + far, codes)
+
+    run_tiles(find, row_tiles(len(vectors), int(np.clip(_TILE_ELEMENTS // len(kept), *_TILE_ROWS))))
+    return distinct[codes].astype(np.int32)
 
 
 def own_distances(vectors: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -> np.ndarray:

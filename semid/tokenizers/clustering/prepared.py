@@ -12,7 +12,15 @@ import torch
 from semid.tokenizers.clustering.grouping import Group, group
 from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
 from semid.tokenizers.clustering.scan import least, scan
-from semid.tokenizers.clustering.screening import Columns, Frame, Points, make_columns, make_frame, project
+from semid.tokenizers.clustering.screening import (
+    Columns,
+    Frame,
+    Points,
+    best_theta,
+    make_columns,
+    make_frame,
+    project,
+)
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of screen values: what fits into the cache of a core.
@@ -51,7 +59,7 @@ class PreparedVectors:
 
     def assign(self, centroids: np.ndarray) -> np.ndarray:
         """The nearest of (K, D) float32 centroids for each vector: (N,) int32, the lowest of equally near ones."""
-        distinct = _first_of_equal(centroids)
+        distinct = first_of_equal(centroids)
         kept = np.ascontiguousarray(centroids[distinct])
         points = project(self._frame, kept)
         codes = np.zeros(len(self._vectors), np.int32)
@@ -60,10 +68,10 @@ class PreparedVectors:
             self._screen(kept, points, codes)
             self._before = centroids.copy()
             far = [part.rows[~part.comparable] for part in self._groups]
-            _brute(self._vectors, kept, np.concatenate(far), codes)
+            brute(self._vectors, kept, np.concatenate(far), codes)
         else:
             self._before = None
-            _brute(self._vectors, kept, np.arange(len(codes)), codes)
+            brute(self._vectors, kept, np.arange(len(codes)), codes)
         self._codes = distinct[codes].astype(np.int32)
         return self._codes
 
@@ -107,7 +115,7 @@ class PreparedVectors:
         distances = distances[order]
 
         def nearest_columns(count: int) -> Columns:
-            return make_columns(self._frame, points.take(torch.from_numpy(order[:count])), part.anchor, theta)
+            return make_columns(self._frame, points[torch.from_numpy(order[:count])], part.anchor, theta)
 
         if self._before is None:
             first = nearest_columns(_FIRST_COLUMNS)
@@ -147,11 +155,8 @@ class PreparedVectors:
         codes[settled] = nearest
 
     def _theta(self, points: Points) -> float:
-        """θ of the proof that leaves the fewest candidates: about rounding error over distance."""
         distances = torch.cdist(self._probes, points.head).amin(1)
-        typical = max(float(distances.median()), 1e-30)
-        error = float(np.median(self._groups[0].side.error))
-        return float(np.clip(2 * error / typical, 2.0**-12, 0.5))
+        return best_theta(float(distances.median()), float(np.median(self._groups[0].side.error)))
 
 
 def has_half_precision() -> bool:
@@ -171,7 +176,7 @@ def _anchor_distances(frame: Frame, groups: list[Group], points: Points) -> np.n
     return bounds
 
 
-def _first_of_equal(centroids: np.ndarray) -> np.ndarray:
+def first_of_equal(centroids: np.ndarray) -> np.ndarray:
     """Indices of the centroids less those equal to an earlier one, as far as a checksum shows them: rising."""
     weights = np.cos(np.arange(1, centroids.shape[1] + 1))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -184,7 +189,7 @@ def _first_of_equal(centroids: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~equal)
 
 
-def _brute(vectors: np.ndarray, centroids: np.ndarray, rows: np.ndarray, codes: np.ndarray) -> None:
+def brute(vectors: np.ndarray, centroids: np.ndarray, rows: np.ndarray, codes: np.ndarray) -> None:
     """The plain search in float64, for what products in low precision cannot compare."""
     every = np.arange(len(centroids))
     for row in rows:

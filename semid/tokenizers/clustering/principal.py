@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from semid.tokenizers.clustering.rerank import squared_distances
 from semid.tokenizers.clustering.tiles import one_thread_each
 
 _SAMPLE = 1 << 14
@@ -68,8 +67,8 @@ def screen_basis(principal: Principal, vectors: np.ndarray, centroids: np.ndarra
     dim = vectors.shape[1]
     widths = [width for width in _WIDTHS if width <= dim // 2]
     probes = vectors[:: len(vectors) // _PROBES + 1]
-    rows, codes = (index.ravel() for index in np.indices((len(probes), len(centroids))))
-    distances = squared_distances(probes, centroids, rows, codes).reshape(len(probes), -1)
+    own, others = probes - principal.mean, centroids - principal.mean
+    distances = np.square(own).sum(1)[:, None] + np.square(others).sum(1) - 2 * (own @ others.T)
     gaps = (distances - distances.min(1, keepdims=True)) / 2
     tails = [_tails(principal, points, widths) for points in (probes, centroids)]
     costs = {dim: len(centroids) * dim}

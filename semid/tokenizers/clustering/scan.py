@@ -92,7 +92,7 @@ def _scan_narrow(frame: Frame, rows: Rows, columns: Columns) -> Scan:
     short = np.flatnonzero(needed > limit)
     if len(short):
         again, position = np.nonzero(keys[:, short] <= needed[short])
-        rest = np.isin(pairs, short, invert=True)
+        rest = (needed <= limit)[pairs]
         others, pairs = np.concatenate([others[rest], again]), np.concatenate([pairs[rest], short[position]])
     is_open = (np.bincount(pairs, minlength=keys.shape[1]) > 1)[pairs]
     return Scan(codes, bounds, pairs[is_open], others[is_open])

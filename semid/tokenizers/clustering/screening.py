@@ -110,8 +110,7 @@ class Points:
     tail: torch.Tensor | None
     tau: torch.Tensor | None
 
-    def take(self, rows: torch.Tensor) -> "Points":
-        """Some of the points."""
+    def __getitem__(self, rows: torch.Tensor | slice) -> "Points":
         if self.tail is None or self.tau is None:
             return Points(self.head[rows], self.size[rows], None, None)
         return Points(self.head[rows], self.size[rows], self.tail[rows], self.tau[rows])
@@ -123,13 +122,12 @@ class Points:
 
 def project(frame: Frame, vectors: np.ndarray) -> Points:
     """(n, D) float32 vectors in the frame."""
-    scaled = torch.from_numpy(vectors)
-    moved = scaled * frame.scale - frame.shift if frame.scale != 1 else scaled - frame.shift
-    size = torch.linalg.vecdot(moved, moved)
+    moved = torch.add(-frame.shift, torch.from_numpy(vectors), alpha=frame.scale)
+    size = _squares(moved)
     if frame.basis is None:
         return Points(moved, size, None, None)
     head = moved @ frame.basis
-    tail = (size - torch.linalg.vecdot(head, head)).clamp_min_(0)
+    tail = (size - _squares(head)).clamp_min_(0)
     tau = (tail + (frame.tail_error * _SAFETY) * size).sqrt_().mul_(1 + 2.0**-6)
     return Points(head, size, tail, tau)
 
@@ -219,12 +217,17 @@ def _round(frame: Frame, points: Points, anchor: torch.Tensor) -> tuple[torch.Te
     """Moved heads as they enter the product, their distance from the true ones, and half their squared length."""
     moved = points.head - anchor
     rounded = moved.bfloat16().float() if frame.half else moved
-    half_length = torch.linalg.vecdot(rounded, rounded) / 2
-    error = points.size.sqrt() * frame.head_error + half_length.sqrt() * (4 * _UNIT)
+    length = torch.linalg.vector_norm(rounded, dim=1)
+    error = points.size.sqrt().mul_(frame.head_error).add_(length, alpha=4 * _UNIT)
     if frame.half:
-        moved -= rounded
-        error += torch.linalg.vecdot(moved, moved).sqrt_()
-    return rounded, error.mul_(_SAFETY), half_length
+        error += torch.linalg.vector_norm(moved.sub_(rounded), dim=1)
+    return rounded, error.mul_(_SAFETY), length.square_().mul_(0.5)
+
+
+def _squares(points: torch.Tensor) -> torch.Tensor:
+    """Squared length of each row."""
+    squares: torch.Tensor = torch.linalg.vector_norm(points, dim=1).square_()
+    return squares
 
 
 def _join(
@@ -242,6 +245,11 @@ def _join(
     if frame.half:
         joined[:, own + 1] = norm - joined[:, own].float()
     return joined
+
+
+def best_theta(distance: float, error: float) -> float:
+    """θ of the proof that leaves few candidates where errors e and distances of nearest heads are like these."""
+    return float(np.clip(2 * error / max(distance, 1e-30), 2.0**-12, 0.5))
 
 
 def upper_bounds(rows: Rows, frame: Frame, columns: Columns, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
