@@ -64,7 +64,8 @@ class Auction:
         self._owner = np.append(self._owner, np.full(new, -1))
         self._widths = np.append(self._widths, lists.leaves.shape[1])
         self._first_choice[items] = lists.costs.min(1)
-        mean = lists.costs[np.isfinite(lists.costs)].mean(dtype=np.float64)
+        finite = lists.costs[np.isfinite(lists.costs)]
+        mean = finite.mean(dtype=np.float64) if len(finite) else 0.0
         self._least_raise = max(self._least_raise, np.float32(_LEAST_RAISE * mean), np.finfo(np.float32).tiny)
         back, active, compared = [items[:0]], items, 0
         while len(active) and compared < _PATIENCE:
@@ -99,10 +100,10 @@ class Auction:
         values[lines, best] = np.inf
         second = np.minimum(values.min(1), lists.horizon[rows])
         bidding = (first <= lists.horizon[rows]) & np.isfinite(first)
-        raised = _RAISE * (first - self._first_choice[items]) + self._least_raise
-        place = places[rows, best]
-        bid = self._price[place] + (second - first) + raised
-        return items[bidding], place[bidding], bid[bidding], items[~bidding]
+        bidder, first, second = items[bidding], first[bidding], second[bidding]
+        place = places[rows[bidding], best[bidding]]
+        raised = _RAISE * (first - self._first_choice[bidder]) + self._least_raise
+        return bidder, place, self._price[place] + (second - first) + raised, items[~bidding]
 
 
 class _Numbering:
