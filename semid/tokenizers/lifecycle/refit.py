@@ -1,9 +1,10 @@
 """A refit that keeps the codes it can: warm start, old labels, and new codes only where they pay.
 
-1. Every level starts at the centroids that the old codes stand for, and is fitted anew from there (``warm.py``); its
-   centroids get the old labels that most of their items have (linear assignment).
-2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares
-   (``least_squares.py``), have some error; a share more of it, the tolerance, is allowed.
+1. Joint least squares give the codebooks that the old codes stand for; centroids hardly missed are moved to where
+   they are missed (``warm.py``), and the fit goes on from there. Each level's centroids get the old labels that most
+   of their items have (linear assignment).
+2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares, have some error; a
+   share more of it, the tolerance, is allowed.
 3. If codebooks fitted to the old codes reach that, no item moves.
 4. Otherwise an item keeps its old codes unless new ones lower the error enough: those whose old codes cost least
    stay, as many as the error allowed admits; for given codebooks no other choice keeps more. The others, new items
@@ -19,14 +20,13 @@ import scipy.sparse as sp
 from scipy.optimize import linear_sum_assignment
 
 from semid.codes import SemanticIds
-from semid.tokenizers.clustering.kmeans import KMeansConfig
-from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.collisions.packing import pack
 from semid.tokenizers.collisions.placement import place, squared_errors
 from semid.tokenizers.collisions.rows import ChosenRows, Rows
 from semid.tokenizers.lifecycle.append import CollisionPolicy, encode_rows
-from semid.tokenizers.lifecycle.least_squares import refine_codebooks
-from semid.tokenizers.lifecycle.warm import codebooks_of, fit_from
+from semid.tokenizers.lifecycle.warm import spread_out
+from semid.tokenizers.quantiser import FitProgress
+from semid.tokenizers.residual.least_squares import solve_codebooks
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
 KEEP_TOLERANCE = 0.02
@@ -50,7 +50,9 @@ class Inherited:
     codes: SemanticIds
 
 
-def fit_from_codes(vectors: np.ndarray, codes: np.ndarray, config: RQKMeansConfig) -> RQKMeans:
+def fit_from_codes(
+    vectors: np.ndarray, codes: np.ndarray, config: RQKMeansConfig, *, progress: FitProgress | None = None
+) -> RQKMeans:
     """Residual codebooks that begin at those the old codes stand for, and keep their labels.
 
     The old codes alone carry over, not the old centroids: the vectors may come from another projection than before.
@@ -59,16 +61,15 @@ def fit_from_codes(vectors: np.ndarray, codes: np.ndarray, config: RQKMeansConfi
         vectors: (n, D) float32, old and new items.
         codes: (n, L) or wider, -1 throughout for items without old codes; at least one has some.
         config: how to fit.
+        progress: as for a fit.
     """
-    has = codes[:, 0] >= 0
+    has = np.flatnonzero(codes[:, 0] >= 0)
+    old, own = vectors[has], codes[has, : config.levels]
+    mean = old.mean(0, dtype=np.float64).astype(np.float32)
+    nothing = [np.tile(mean if level == 0 else 0 * mean, (size, 1)) for level, size in enumerate(config.num_codes)]
     quantiser = RQKMeans(config)
-    quantiser.codebooks_ = []
-    residuals = np.array(vectors, np.float32)
-    for start in codebooks_of(vectors[has], codes[has], config.num_codes):
-        fitted = fit_from(residuals, KMeansConfig(num_codes=len(start), iterations=config.iterations), start)
-        residuals -= fitted[assign(residuals, fitted)[0]]
-        quantiser.codebooks_.append(fitted)
-    return relabel(quantiser, vectors[has], codes[has])
+    start = spread_out(vectors, solve_codebooks(old, own, nothing), quantiser)
+    return relabel(quantiser.fit_from(start, vectors, progress=progress), old, own)
 
 
 def relabel(quantiser: RQKMeans, vectors: np.ndarray, codes: np.ndarray) -> RQKMeans:
@@ -188,7 +189,8 @@ def _keep_most(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, allo
 
 
 def _fit_to(quantiser: RQKMeans, items: Inherited, rows: np.ndarray, codes: np.ndarray) -> None:
-    quantiser.codebooks_ = refine_codebooks(items.vectors, rows, codes[rows], quantiser.codebooks_)
+    own = codes[rows, : len(quantiser.codebooks_)]
+    quantiser.codebooks_ = solve_codebooks(ChosenRows(items.vectors, rows), own, quantiser.codebooks_)
 
 
 def _free_codes(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, wanted: np.ndarray) -> np.ndarray:
@@ -199,10 +201,10 @@ def _free_codes(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, wan
 
 def _keep_all(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy) -> np.ndarray:
     """Codes of all items where every old one stays; the codebooks are fitted to them."""
-    known_old = np.flatnonzero(items.known[items.rows])
-    quantiser.codebooks_ = refine_codebooks(
-        items.vectors, items.rows[known_old], items.codes.codes[known_old], quantiser.codebooks_
-    )
+    old = np.flatnonzero(items.known[items.rows])
+    own = items.codes.codes[old, : len(quantiser.codebooks_)]
+    there = ChosenRows(items.vectors, items.rows[old])
+    quantiser.codebooks_ = solve_codebooks(there, own, quantiser.codebooks_)
     wanted = encode_rows(items.vectors, quantiser)
     codes = _place_around(items, np.ones(len(items.rows), bool), wanted, quantiser, how)
     _fit_to(quantiser, items, np.flatnonzero(items.known), codes)

@@ -38,6 +38,8 @@ def refitted(
             f"Codes can be kept by rq-kmeans only, but this tokenizer uses {tokenizer.config.quantiser}: "
             "refit it without keeping codes."
         )
+    if quantiser.config.by_level:
+        raise InputError("Codes that are balanced or normalised cannot be kept: refit them without keeping codes.")
     if tolerance < 0:
         raise InputError(f"The tolerance is {tolerance} but must be at least 0.")
     old = tokenizer.semantic_ids_
@@ -52,7 +54,7 @@ def refitted(
     if not (codes[:, 0] >= 0).any():
         raise InputError("No item with an embedding was there before: there are no codes to keep, so fit anew.")
     tell("fit codes", 0, None)
-    fresh.quantiser_ = quantiser = fit_from_codes(fresh.vectors_[sample], codes, quantiser.config)
+    fresh.quantiser_ = quantiser = fit_from_codes(fresh.vectors_[sample], codes, quantiser.config, progress=tell)
     tell("keep codes", 0, None)
     items = Inherited(
         vectors=fresh.vectors_,

@@ -1,4 +1,4 @@
-"""A fit that starts from codes that items have: their centroids anew, idle ones moved to where they are missed.
+"""Before a fit goes on from old codebooks: centroids that are hardly missed go where they are missed.
 
 Shapes: n vectors, D width, L levels, K centroids.
 """
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import distance_tiles
+from semid.tokenizers.rq_kmeans import RQKMeans
 
 _ROWS = 1 << 14
-_ROUNDS = 4
 _POWER_PASSES = 3
 _SPLIT_PASSES = 4
 # A share s of the vectors may leave their centroid where that takes at least this times s off the error: a code that
@@ -20,60 +19,37 @@ _SPLIT_PASSES = 4
 _WORTH = 1.0
 
 
-def codebooks_of(
-    vectors: np.ndarray, codes: np.ndarray, num_codes: Sequence[int], fallback: Sequence[np.ndarray] | None = None
-) -> list[np.ndarray]:
-    """The centroids that codes stand for: per level, the mean of what the levels above leave of the vectors.
+def spread_out(vectors: np.ndarray, codebooks: Sequence[np.ndarray], quantiser: RQKMeans) -> list[np.ndarray]:
+    """Codebooks whose least missed centroids were moved to where centroids are missed, level by level, if that helps.
+
+    Fitting from a start cannot do that: vectors unlike all before would share a few centroids for ever.
 
     Args:
         vectors: (n, D) float32.
-        codes: (n, L) int.
-        num_codes: K per level.
-        fallback: L arrays (K_l, D) for codes that no vector has; without it these become the mean of the level.
-
-    Returns:
-        L arrays (K_l, D) float32.
+        codebooks: L arrays (K_l, D) float32.
+        quantiser: how codes are sought; its codebooks are replaced.
     """
-    residuals = np.array(vectors, np.float32)
-    codebooks = []
-    for level, size in enumerate(num_codes):
-        column = codes[:, level]
-        sums: np.ndarray = np.zeros((size, residuals.shape[1]))
-        for first in range(0, len(column), _ROWS):
-            np.add.at(sums, column[first : first + _ROWS], residuals[first : first + _ROWS])
-        counts = np.bincount(column, minlength=size)[:, None]
-        idle = residuals.mean(0, dtype=np.float64) if fallback is None else fallback[level]
-        codebook = np.where(counts, sums / np.maximum(counts, 1), idle).astype(np.float32)
-        residuals -= codebook[column]
-        codebooks.append(codebook)
-    return codebooks
+    quantiser.codebooks_ = list(codebooks)
+    codes, error = _coded(vectors, quantiser)
+    for level in range(len(codebooks)):
+        before = quantiser.codebooks_
+        wanted = vectors - quantiser.decode(codes) + before[level][codes[:, level]]
+        moved = relocate(wanted, before[level])
+        if moved is before[level]:
+            continue
+        quantiser.codebooks_ = [moved if number == level else book for number, book in enumerate(before)]
+        moved_codes, moved_error = _coded(vectors, quantiser)
+        if moved_error < error:
+            codes, error = moved_codes, moved_error
+        else:
+            quantiser.codebooks_ = before
+    return quantiser.codebooks_
 
 
-def fit_from(vectors: np.ndarray, config: KMeansConfig, start: np.ndarray) -> np.ndarray:
-    """k-means from a start, then rounds that move the least missed centroids into the costliest clusters.
-
-    Lloyd's passes alone cannot do that: vectors unlike all of the start would share one centroid for ever.
-
-    Args:
-        vectors: (n, D) float32.
-        config: how to fit.
-        start: (K, D) float32.
-
-    Returns:
-        (K, D) float32, centroid k near ``start[k]`` unless it was moved away; of no more error than without moves.
-    """
-    centroids = fit_kmeans(vectors, config, start=start)
-    error = _nearest_two(vectors, centroids).error
-    for _ in range(_ROUNDS):
-        moved = relocate(vectors, centroids)
-        if moved is centroids:
-            break
-        moved = fit_kmeans(vectors, config, start=moved)
-        moved_error = _nearest_two(vectors, moved).error
-        if moved_error >= error:
-            break
-        centroids, error = moved, moved_error
-    return centroids
+def _coded(vectors: np.ndarray, quantiser: RQKMeans) -> tuple[np.ndarray, float]:
+    codes = quantiser.encode(vectors)
+    difference = vectors - quantiser.decode(codes)
+    return codes, float(np.einsum("nd,nd->n", difference, difference).sum(dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +59,6 @@ class _NearestTwo:
     codes: np.ndarray
     distances: np.ndarray
     losses: np.ndarray
-
-    @property
-    def error(self) -> float:
-        return float(self.distances.sum())
 
 
 def _nearest_two(vectors: np.ndarray, centroids: np.ndarray) -> _NearestTwo:
@@ -123,7 +95,7 @@ def relocate(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     counts = np.bincount(found.codes, minlength=len(centroids))
     losses = np.bincount(found.codes, weights=found.losses, minlength=len(centroids))
     # what a removal must at least bring: its loss, and its share of the whole error for its share of the vectors
-    prices = losses + _WORTH * found.error * counts / len(vectors)
+    prices = losses + _WORTH * float(found.distances.sum()) * counts / len(vectors)
     costs = np.bincount(found.codes, weights=found.distances, minlength=len(centroids))
     cheapest = iter(np.argsort(prices, kind="stable").tolist())
     order = np.argsort(found.codes, kind="stable")
