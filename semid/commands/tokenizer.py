@@ -82,7 +82,7 @@ def fit(
     ] = None,
     collisions: Annotated[
         str, typer.Option(help="Items with equal codes: optimal, nearest, random-k, extra, or none.")
-    ] = "nearest",
+    ] = "optimal",
     collision_level: Annotated[
         int | None, typer.Option(help="Level at which nearest and random-k move items; last.")
     ] = None,

@@ -47,7 +47,7 @@ class TokenizerConfig:
     levels: int = 3
     codes: int | tuple[int, ...] = 256
     options: Mapping[str, Any] = field(default_factory=dict)
-    collisions: str = "nearest"
+    collisions: str = "optimal"
     collision_level: int | None = None
     overflow: str = "spill"
     sample: int | None = None
