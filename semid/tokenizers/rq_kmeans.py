@@ -51,8 +51,8 @@ class RQKMeansConfig:
         seed: of every random choice.
         beam: partial paths kept while encoding; 1 takes the nearest centroid of every level in turn. None: 8 up to
             512 codes a level, 1 for more.
-        rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 16, and fewer for
-            so many vectors and codes that they would cost more than the levels did.
+        rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 16 with a beam, and
+            fewer where vectors and codes are so many that they would take far longer than the levels did; 0 without.
         noise: shakes the centroids in these rounds, so that they leave poor solutions; 0 does not.
         start: of k-means at each level: "spherical", from clusters of directions; "shrunk", a k-means++ draw moved
             towards the mean; or one of ``KMeansConfig``, of which "auto" keeps the better of two draws.
@@ -68,7 +68,7 @@ class RQKMeansConfig:
     seed: int = 0
     beam: int | None = None
     rounds: int | None = None
-    noise: float = 0.7
+    noise: float = 1.0
     start: str = "auto"
     hartigan: str = "judged"
     balanced: float | None = None
@@ -177,7 +177,7 @@ class RQKMeans:
         check_trainable(vectors, self.num_codes)
         fitted, held_out = self._split(vectors, rng)
         rounds = self._num_rounds(len(fitted), held_out)
-        tell = _Steps(progress, self.config.levels, rounds + _LAST_ROUNDS if rounds else 0)
+        tell = _Steps(progress, self.config.levels, rounds)
         if start is None:
             codes = self._fit_levels(fitted, held_out, rng, tell)
         else:
@@ -248,8 +248,8 @@ class RQKMeans:
         config = self.config
         if config.by_level or config.levels == 1 or not len(held_out):
             return 0
-        if config.rounds is not None:
-            return config.rounds
+        if config.rounds is not None or config.paths == 1:
+            return config.rounds or 0
         rows = min(num_rows, _REFINED_ROWS * max(self.num_codes))
         return min(_ROUNDS, _COMPARISONS // (rows * sum(self.num_codes) * config.paths))
 
@@ -297,25 +297,29 @@ class RQKMeans:
         rng: np.random.Generator,
         tell: "_Steps",
     ) -> None:
-        """Fit all levels together, and keep that if the vectors held out are better off; then take these in too."""
+        """Fit all levels together, and keep that if the vectors held out are better off; then take these in too.
+
+        A sample is taken of very many; then those held out would add as little as the others not in it.
+        """
         config, limit = self.config, _REFINED_ROWS * max(self.num_codes)
-        if limit < len(fitted):
+        sampled = limit < len(fitted)
+        if sampled:
             rows = np.sort(rng.choice(len(fitted), limit, replace=False))
             fitted, codes = fitted[rows], codes[rows]
         how = Refinement(
             rounds=rounds,
             beam=config.paths,
             noise=config.noise,
-            leave_one_out=config.paths > 1 and self._hartigan(len(fitted), max(self.num_codes)),
+            leave_one_out=self._hartigan(len(fitted), max(self.num_codes)),
         )
-        by_level, before = self.codebooks_, self._error(held_out) if len(held_out) else np.inf
+        by_level, before = self.codebooks_, self._error(held_out)
         self.codebooks_, _ = refine(fitted, codes, self.codebooks_, how, rng, progress=tell.round)
-        if len(held_out) and self._error(held_out) > before:
+        if self._error(held_out) > before:
             self.codebooks_ = by_level
             self._settle(vectors)
-            return
-        last = replace(how, rounds=_LAST_ROUNDS, noise=0)
-        self.codebooks_, _ = refine(vectors, self.encode(vectors), self.codebooks_, last, rng, progress=tell.round)
+        elif not sampled:
+            last = replace(how, rounds=_LAST_ROUNDS, noise=0)
+            self.codebooks_, _ = refine(vectors, self.encode(vectors), self.codebooks_, last, rng)
 
     def _settle(self, vectors: np.ndarray) -> None:
         """A few passes of Lloyd's algorithm on all vectors, those held out included."""

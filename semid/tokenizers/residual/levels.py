@@ -17,6 +17,7 @@ from semid.tokenizers.clustering.starts import plus_plus, shrunk, spherical
 STARTS = (*engine.STARTS, "shrunk", "spherical")
 # How near to the mean a shrunk start is, and the most vectors a code that a start is drawn from.
 _SHRINKAGE, _START_ROWS = 0.3, 64
+_HARTIGAN_PASSES, _HARTIGAN_TOLERANCE = 10, 1e-3
 # Passes between directions and the means of the vectors themselves.
 _DIRECTION_PASSES = 5
 
@@ -29,7 +30,7 @@ class Level:
         kmeans: the plain fit, but for its start.
         start: one of ``STARTS``.
         hartigan: let vectors move by Hartigan's rule after the plain fit.
-        judged: keep that only if it has less error on vectors held out.
+        judged: keep that only if there are vectors held out and it has less error on them.
         balanced: slack of cells of equal size; None for cells of any size.
         normalise: go by directions.
     """
@@ -62,8 +63,10 @@ def fit_level(residuals: np.ndarray, held_out: np.ndarray, how: Level) -> tuple[
     if not how.hartigan:
         return plain, codes
     rng = np.random.default_rng(how.kmeans.seed)
-    moved, moved_codes = hartigan(residuals, codes, len(plain), rng)
-    if how.judged and len(held_out) and _error(held_out, plain) <= _error(held_out, moved):
+    moved, moved_codes = hartigan(
+        residuals, codes, len(plain), rng, passes=_HARTIGAN_PASSES, tolerance=_HARTIGAN_TOLERANCE
+    )
+    if how.judged and not (len(held_out) and _error(held_out, moved) < _error(held_out, plain)):
         return plain, codes
     return moved, moved_codes
 
