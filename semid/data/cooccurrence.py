@@ -110,7 +110,7 @@ def sample_pairs(dataset: Dataset, *, count: int = 1 << 17, window: int = 5, see
     return found
 
 
-def split_users(dataset: Dataset, *, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+def split_users(dataset: Dataset, *, share: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
     """The dataset with the training events of most users alone, and with those of a random ``share`` of them.
 
     What is made from the one can be judged by the other.

@@ -34,7 +34,7 @@ class WeightingConfig:
     """How to judge weights.
 
     Attributes:
-        queries: most items whose neighbours are looked at.
+        queries: most items whose neighbours are looked at, taken as pairs come: items in many pairs sooner.
         candidates: most items that may be neighbours, partners of the queries included.
         partners: most items taken together with one query.
         seed: of the sample.
@@ -42,7 +42,7 @@ class WeightingConfig:
 
     queries: int = 1024
     candidates: int = 4096
-    partners: int = 4
+    partners: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -125,12 +125,14 @@ def _sample(embeddings: Sequence[Embedding], pairs: np.ndarray, config: Weightin
     known = np.any([embedding.valid for embedding in embeddings], axis=0)
     pairs = np.unique(pairs[known[pairs].all(axis=1) & (pairs[:, 0] != pairs[:, 1])], axis=0)
     rng = np.random.default_rng(config.seed)
-    queries = rng.permutation(np.unique(pairs[:, 0]))[: config.queries]
+    pairs = rng.permutation(pairs)
+    _, first = np.unique(pairs[:, 0], return_index=True)
+    queries = rng.permutation(pairs[np.sort(first)[: config.queries], 0])  # those of many pairs are taken sooner
     if len(queries) < _FEWEST_QUERIES:
         raise InputError(
             f"Only {len(queries)} items with an embedding are taken together with others: give weights as numbers."
         )
-    pairs = rng.permutation(pairs[np.isin(pairs[:, 0], queries)])
+    pairs = pairs[np.isin(pairs[:, 0], queries)]
     pairs = pairs[_number_within(pairs[:, 0]) < config.partners]
     partners = rng.permutation(np.unique(pairs[:, 1]))[: config.candidates]
     pairs = pairs[np.isin(pairs[:, 1], partners)]
