@@ -17,7 +17,7 @@ from semid.tokenizers.checks import check_at_least
 from semid.tokenizers.neural.autoencoder import AutoEncoder, NeuralQuantiser
 from semid.tokenizers.neural.grid import GridCodebooks, grid_of
 from semid.tokenizers.neural.networks import Around, Mlp
-from semid.tokenizers.neural.training import TrainedConfig, train
+from semid.tokenizers.neural.training import TrainedConfig, one_thread, train
 from semid.tokenizers.quantiser import FitProgress
 
 # tanh(0.8 x) is within .02 of 2 Φ(x) − 1, so that normal coordinates fill the cells alike.
@@ -101,7 +101,7 @@ class FSQ(NeuralQuantiser):
         generator: torch.Generator,
         progress: FitProgress | None,
     ) -> None:
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():
             _start(network, inputs / network.scale)
         train(
             list(network.parameters()),
@@ -123,12 +123,10 @@ def _start(network: AutoEncoder, inputs: Tensor) -> None:
     mean = inputs.mean(0)
     encoder.network.mlp.shift.copy_(mean)
     decoder.mlp.last.bias.copy_(mean)
-    centred = (inputs - mean).double()
+    centred = (inputs - mean).cpu().double()
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
     spread = variances.flip(0)[: there.shape[1]].clamp_min(1e-12).sqrt()
     there.copy_(axes.flip(1)[:, : there.shape[1]] / spread * _SLOPE)
-    points = network.codebooks(encoder(inputs)).total.double()
-    gram = points.T @ points + 1e-6 * len(points) * torch.eye(
-        points.shape[1], dtype=points.dtype, device=points.device
-    )
+    points = network.codebooks(encoder(inputs)).total.cpu().double()
+    gram = points.T @ points + 1e-6 * len(points) * torch.eye(points.shape[1], dtype=points.dtype)
     back.copy_(torch.linalg.solve(gram, points.T @ centred))

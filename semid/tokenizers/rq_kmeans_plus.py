@@ -1,7 +1,7 @@
 """RQ-KMeans+: the codebooks of RQ-KMeans, trained on with the loss of RQ-VAE behind a residual encoder.
 
 GPR (arXiv 2511.10138): z = x + MLP(x), and likewise back. Both MLPs start at zero, so without any training codes and
-decoded vectors are those of RQ-KMeans.
+decoded vectors are those of RQ-KMeans fitted and encoded level by level (``rounds=0, beam=1``).
 """
 
 from dataclasses import dataclass

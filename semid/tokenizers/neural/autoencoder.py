@@ -91,8 +91,7 @@ class NeuralQuantiser(ABC):
         network.scale.fill_(_power_of_two(vectors))
         device = chosen_device(self.config.device)
         inputs = torch.tensor(vectors, dtype=torch.float32, device=device)
-        with one_thread():
-            self._train(network.to(device), inputs, side, generator, progress)
+        self._train(network.to(device), inputs, side, generator, progress)
         self._take(network)
         return self
 

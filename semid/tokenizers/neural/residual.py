@@ -13,12 +13,12 @@ from semid.tokenizers.checks import check_at_least
 from semid.tokenizers.neural.autoencoder import AutoEncoder, NeuralQuantiser
 from semid.tokenizers.neural.codebooks import Quantised, ResidualCodebooks
 from semid.tokenizers.neural.gradients import GRADIENTS
-from semid.tokenizers.neural.training import TrainedConfig, train
+from semid.tokenizers.neural.training import TrainedConfig, one_thread, train
 from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
 # Vectors that the codebooks start on; more move the start little.
-_START_ROWS = 1 << 16
+_START_ROWS, _START_ROWS_PER_CODE = 1 << 16, 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ class ResidualAutoEncoder(NeuralQuantiser):
         codebooks = network.codebooks
         assert isinstance(codebooks, ResidualCodebooks)
         terms = self._terms(codebooks, inputs, side, generator)
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():
             self._centre(network, (inputs / network.scale).mean(0))
         uncoded, steps = self._uncoded_steps(), self.config.steps
         if uncoded:
@@ -116,13 +116,16 @@ class ResidualAutoEncoder(NeuralQuantiser):
         train(parameters, loss_of, len(inputs), config, restart=restart, progress=tell)
 
     def _start(self, network: AutoEncoder, inputs: Tensor, generator: torch.Generator) -> list[np.ndarray]:
-        if len(inputs) > _START_ROWS:
-            rows = torch.randperm(len(inputs), generator=generator)[:_START_ROWS]
+        most = max(_START_ROWS, _START_ROWS_PER_CODE * max(self.num_codes))
+        if len(inputs) > most:
+            rows = torch.randperm(len(inputs), generator=generator)[:most]
             inputs = inputs[rows.sort().values]
-        with torch.no_grad():
-            latents = network.encode(inputs).cpu().numpy()
-        config = RQKMeansConfig(levels=self.config.levels, codes=self.config.codes, seed=self.config.seed)
-        return RQKMeans(config).fit(latents).codebooks_
+        unit = float(network.scale[0])  # of the vectors, in which RQ-KMeans itself would fit
+        with one_thread(), torch.no_grad():
+            latents = network.encode(inputs).cpu().numpy() * np.float32(unit)
+        levels, codes, seed = self.config.levels, self.config.codes, self.config.seed
+        config = RQKMeansConfig(levels=levels, codes=codes, seed=seed, rounds=0, beam=1)  # codes are greedy here
+        return [book / np.float32(unit) for book in RQKMeans(config).fit(latents).codebooks_]
 
 
 def _later(progress: FitProgress | None, before: int, total: int) -> FitProgress | None:
@@ -136,5 +139,5 @@ def _train_uncoded(
     def loss_of(rows: Tensor) -> Tensor:
         return network.error(inputs[rows], network.encode(inputs[rows]))
 
-    parameters = [*network.encoder.parameters(), *network.decoder.parameters()]
+    parameters: list[Tensor] = [*network.encoder.parameters(), *network.decoder.parameters()]
     train(parameters, loss_of, len(inputs), config, progress=progress)

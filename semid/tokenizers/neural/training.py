@@ -109,11 +109,12 @@ def train(
         rows = next(batches)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config.steps)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss_of(rows))
-        optimiser.step()
-        if restart is not None and (step + 1) % _RESTART_EVERY == 0 and step < _RESTART_UNTIL * config.steps:
-            restart(rows, optimiser)
+        with one_thread():
+            optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss_of(rows))
+            optimiser.step()
+            if restart is not None and (step + 1) % _RESTART_EVERY == 0 and step < _RESTART_UNTIL * config.steps:
+                restart(rows, optimiser)
         if progress is not None and ((step + 1) % _TELL_EVERY == 0 or step + 1 == config.steps):
             progress("train", step + 1, config.steps)
 
