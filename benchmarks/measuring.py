@@ -199,6 +199,13 @@ def row(
     )
 
 
+def fastest_at_no_more_error(names: Sequence[str], peer: Timing, timings: Mapping[str, Timing]) -> str:
+    """Which of ours to set beside a peer; the first where none is as good."""
+    limit = EQUAL * (peer.figure("error") or 0.0)
+    good = [name for name in names if (timings[name].figure("error") or 1.0) <= limit]
+    return min(good, key=lambda name: timings[name].median or 0.0) if good else names[0]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
     """What to reach against a system: so many times faster, at no more than a multiple of its error."""

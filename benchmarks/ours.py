@@ -1,6 +1,7 @@
 """The library under test in the form of its peers."""
 
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -27,7 +28,13 @@ def cluster_float32(vectors: np.ndarray, num_codes: int, iterations: int, seed: 
 
 def fit_residual(vectors: np.ndarray, levels: int, num_codes: int, seed: int, threads: int) -> Fitted:
     """With the defaults."""
-    quantiser = RQKMeans(RQKMeansConfig(levels=levels, codes=num_codes, seed=seed)).fit(vectors)
+    return fit_residual_with(vectors, levels, num_codes, seed, threads)
+
+
+def fit_residual_with(
+    vectors: np.ndarray, levels: int, num_codes: int, seed: int, threads: int, **options: Any
+) -> Fitted:
+    quantiser = RQKMeans(RQKMeansConfig(levels=levels, codes=num_codes, seed=seed, **options)).fit(vectors)
     return Fitted(codes=quantiser.encode(vectors), codebooks=quantiser.codebooks_, encode=quantiser.encode)
 
 

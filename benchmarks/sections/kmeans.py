@@ -4,12 +4,23 @@ Peers run ten iterations. Ours runs with several numbers of passes after its sta
 fastest of them whose error is not above the peer's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from measuring import EQUAL, Goal, Row, Settings, System, Timing, interleave, nearest_error, row, tell
+from measuring import (
+    Goal,
+    Row,
+    Settings,
+    System,
+    Timing,
+    fastest_at_no_more_error,
+    interleave,
+    nearest_error,
+    row,
+    tell,
+)
 from ours import SYSTEM, cluster, cluster_float32
 from peers.clusterers import PEERS, Clusterer
 from synthetic_vectors import MixtureConfig, hierarchical_mixture
@@ -53,23 +64,16 @@ def _compare(vectors: np.ndarray, num_codes: int, settings: Settings) -> list[Ro
 def _row(setting: str, name: str, num_codes: int, timings: Mapping[str, Timing]) -> Row:
     if name in OURS or name in OURS_FLOAT32:
         return replace(row("kmeans", setting, name, timings, ours=name), ratio=None)
-    ours = _fastest_at_no_more_error(tuple(OURS), timings[name], timings)
+    ours = fastest_at_no_more_error(tuple(OURS), timings[name], timings)
     line = row("kmeans", setting, name, timings, GOALS.get((name, num_codes)), ours=ours)
     if line.seconds is None:
         return line
     line = replace(line, note=f"beside {ours}")
     if (name, num_codes) != (FULL_FAISS, SIZES[-1]):
         return line
-    single = timings[_fastest_at_no_more_error(tuple(OURS_FLOAT32), timings[name], timings)]
+    single = timings[fastest_at_no_more_error(tuple(OURS_FLOAT32), timings[name], timings)]
     assert single.median is not None
     return line.requiring(f">={FASTER_FLOAT32}x float32", line.seconds / single.median >= FASTER_FLOAT32)
-
-
-def _fastest_at_no_more_error(names: Sequence[str], peer: Timing, timings: Mapping[str, Timing]) -> str:
-    """Of ours; the one with the most passes where none is as good."""
-    limit = EQUAL * (peer.figure("error") or 0.0)
-    good = [name for name in names if (timings[name].figure("error") or 1.0) <= limit]
-    return min(good, key=lambda name: timings[name].median or 0.0) if good else names[0]
 
 
 def _applies(name: str, num_codes: int, vectors: np.ndarray, settings: Settings) -> bool:
