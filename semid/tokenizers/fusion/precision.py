@@ -13,9 +13,9 @@ from semid.tokenizers.fusion.workers import Workers
 
 # Share of the energy that components from bfloat16 products may miss.
 TOLERANCE = 1e-5
-_TRIED_ROWS = 4096
+_TRIED_ROWS = 2048
 # Below this many times the rows tried, trying costs more than it can gain.
-_WORTHWHILE = 16
+_WORTHWHILE = 8
 
 
 def half_suffices(

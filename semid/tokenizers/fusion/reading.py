@@ -12,7 +12,7 @@ from semid.errors import InputError
 from semid.tokenizers.fusion.workers import Workers
 
 SLAB_ROWS = 256
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 16 << 20
 _COPY_BYTES = 1 << 17
 _SEARCHED_ROWS = 1 << 16
 

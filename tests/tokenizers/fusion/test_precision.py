@@ -30,7 +30,7 @@ def test_half_products_are_taken_where_they_cost_nothing(monkeypatch: pytest.Mon
     vectors = (rng.standard_normal((9000, 40)) * 0.8 ** np.arange(40)).astype(np.float32)
     monkeypatch.setattr(precision, "has_half_precision", lambda: True)
     assert decide(vectors, 8)
-    assert not decide(vectors[:8000], 8)  # too few rows to gain by it
+    assert not decide(vectors[:4000], 8)  # too few rows to gain by it
     monkeypatch.setattr(precision, "TOLERANCE", -1.0)
     assert not decide(vectors, 8)
     monkeypatch.setattr(precision, "TOLERANCE", 1.0)
