@@ -45,12 +45,12 @@ def num_anchors(num_rows: int, num_codes: int) -> int:
     return count if count >= 4 else 1
 
 
-def group(frame: Frame, vectors: np.ndarray, centroids: np.ndarray) -> list[Group]:
-    """Groups of (N, D) vectors by the nearest of a few points among the (K, D) centroids."""
-    points = _project_all(frame, vectors)
-    count = num_anchors(len(vectors), len(centroids))
+def group(frame: Frame, points: Points, centroids: np.ndarray) -> list[Group]:
+    """Groups of N vectors by the nearest of a few points among the (K, D) centroids."""
+    num_rows = len(points.head)
+    count = num_anchors(num_rows, len(centroids))
     if count == 1:
-        anchors, owner = torch.zeros(1, points.head.shape[1]), np.zeros(len(vectors), np.int64)
+        anchors, owner = torch.zeros(1, points.head.shape[1]), np.zeros(num_rows, np.int64)
     else:
         anchors = _anchors(project(frame, centroids).head, count)
         owner = _nearest_anchor(points.head, anchors)
@@ -71,21 +71,6 @@ def group(frame: Frame, vectors: np.ndarray, centroids: np.ndarray) -> list[Grou
         assert piece is not None
         made[number].append(piece)
     return [_join(pieces) for pieces in made if pieces]
-
-
-def _project_all(frame: Frame, vectors: np.ndarray) -> Points:
-    width = vectors.shape[1] if frame.basis is None else frame.basis.shape[1]
-    tails = frame.basis is not None
-    tail, tau = (torch.empty(len(vectors)), torch.empty(len(vectors))) if tails else (None, None)
-    whole = Points(torch.empty(len(vectors), width), torch.empty(len(vectors)), tail, tau)
-
-    def fill(rows: slice) -> None:
-        part = project(frame, vectors[rows])
-        for name in ("head", "size", "tail", "tau") if tails else ("head", "size"):
-            getattr(whole, name)[rows] = getattr(part, name)
-
-    run_tiles(fill, row_tiles(len(vectors), _TILE_ROWS))
-    return whole
 
 
 def _make(frame: Frame, points: Points, anchor: torch.Tensor, rows: np.ndarray) -> Group:

@@ -18,8 +18,8 @@ _COARSE_PASSES, _SPLIT_PASSES = 8, 6
 _TILE_ROWS = 1 << 12
 
 
-def hierarchical_codes(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
-    """A clustering into at most K clusters: (N,) int64.
+def hierarchical_start(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
+    """Centroids of the parts of coarse clusters: (K, d) float32.
 
     Every coarse cluster is split in proportion to its share of the squared error, which in many dimensions makes the
     errors of the parts equal.
@@ -36,17 +36,15 @@ def hierarchical_codes(vectors: np.ndarray, num_codes: int, rng: np.random.Gener
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
     firsts = np.cumsum(shares) - shares
     seeds = rng.integers(2**63, size=num_groups)
-    result = np.empty(len(vectors), np.int64)
+    centroids = np.empty((num_codes, vectors.shape[1]), np.float32)
 
     def split(group: int) -> None:
-        rows = members[group]
-        if len(rows):
-            result[rows] = firsts[group] + _split(
-                vectors[rows], int(shares[group]), np.random.default_rng(seeds[group])
-            )
+        own = slice(firsts[group], firsts[group] + shares[group])
+        if shares[group]:
+            centroids[own] = _split(vectors[members[group]], int(shares[group]), np.random.default_rng(seeds[group]))
 
     run_tiles(split, np.argsort(-sizes, kind="stable").tolist())
-    return result
+    return centroids
 
 
 def _coarse(vectors: np.ndarray, num_groups: int, rng: np.random.Generator) -> np.ndarray:
@@ -57,12 +55,12 @@ def _coarse(vectors: np.ndarray, num_groups: int, rng: np.random.Generator) -> n
 
 
 def _split(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    if count == 1:
-        return np.zeros(len(vectors), np.int64)
     if count == len(vectors):
-        return np.arange(count)
-    centroids = _plain_lloyd(vectors, _draw(vectors, count, rng), _SPLIT_PASSES)
-    return _nearest(vectors, centroids)[0]
+        return vectors
+    if count == 1:
+        centre: np.ndarray = vectors.mean(0, keepdims=True)
+        return centre
+    return _plain_lloyd(vectors, _draw(vectors, count, rng), _SPLIT_PASSES)
 
 
 def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

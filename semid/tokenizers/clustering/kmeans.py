@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from semid.errors import InputError
-from semid.tokenizers.clustering.hierarchical import hierarchical_codes
-from semid.tokenizers.clustering.lloyd import ClusterSums, lloyd
+from semid.tokenizers.clustering.hierarchical import hierarchical_start
 from semid.tokenizers.clustering.lloyd import Progress as Progress
-from semid.tokenizers.clustering.principal import Principal, principal_axes, screen_basis
+from semid.tokenizers.clustering.lloyd import lloyd
+from semid.tokenizers.clustering.principal import principal_axes, screen_width
+from semid.tokenizers.clustering.projection import Projection, project_all
+from semid.tokenizers.clustering.screening import has_half_precision
 from semid.tokenizers.clustering.starts import afkmc2, plus_plus, shrunk
-from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # A start is a k-means++ draw, moved towards the mean by each of these factors; the better one after a few passes is
 # kept. On residuals of real embeddings most of a vector is noise, and centroids that start far out strand: they keep
@@ -125,16 +126,15 @@ def fit_kmeans(
     if config.sample is not None and config.sample < len(vectors):
         vectors = _draw(vectors, config.sample, rng)
     vectors = np.ascontiguousarray(vectors, np.float32)
-    axes = principal_axes(vectors) if vectors.shape[1] >= _LEAST_WIDTH else None
-    centroids = _start(vectors, config, axes, rng) if start is None else start.astype(np.float32)
-    basis = None if axes is None else screen_basis(axes, vectors, centroids)
+    space = _Space(vectors)
+    centroids = space.start(config, rng) if start is None else start.astype(np.float32)
     centroids, _ = lloyd(
         vectors,
         centroids,
         iterations=config.iterations,
         tolerance=config.tolerance,
         rng=rng,
-        basis=basis,
+        projection=space.screen(centroids),
         progress=progress,
     )
     return centroids
@@ -145,66 +145,62 @@ def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
     return drawn
 
 
-def _start(vectors: np.ndarray, config: KMeansConfig, axes: Principal | None, rng: np.random.Generator) -> np.ndarray:
-    num_codes = config.num_codes
-    kind = config.start
-    if kind == "auto" and num_codes >= _HIERARCHICAL_CODES:
-        kind = "hierarchical"
-    if kind == "random":
-        return _draw(vectors, num_codes, rng)
-    if kind == "hierarchical" and num_codes >= 4:
-        size, start = _ROWS_PER_SPLIT_CODE * num_codes, _hierarchical
+class _Space:
+    """Vectors along their leading axes, where the start is made and, if it pays, the passes are screened."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        dim = vectors.shape[1]
+        self._vectors, self._half = vectors, has_half_precision()
+        self._axes = principal_axes(vectors) if dim >= _LEAST_WIDTH else None
+        self._width = dim
+        if self._axes is not None:
+            self._width = min(max(self._axes.width_for(_START_ENERGY), _START_WIDTH[0]), _START_WIDTH[1], dim // 2)
+        self._projection = self._along(self._width)
+
+    def _along(self, width: int) -> Projection:
+        basis = None if self._axes is None or width == self._vectors.shape[1] else self._axes.axes[:, :width]
+        return project_all(self._vectors, None, basis, self._half)
+
+    def screen(self, centroids: np.ndarray) -> Projection:
+        """The projection with which passes from these centroids are screened best."""
+        if self._axes is None:
+            return self._projection
+        width = screen_width(self._axes, self._vectors, centroids, self._width)
+        return self._projection if width == self._width else self._along(width)
+
+    def start(self, config: KMeansConfig, rng: np.random.Generator) -> np.ndarray:
+        """(K, D) centroids to start from."""
+        if config.start == "random":
+            return _draw(self._vectors, config.num_codes, rng)
+        return self._projection.restore(_start(self._projection.heads, config, rng))
+
+
+def _start(vectors: np.ndarray, config: KMeansConfig, rng: np.random.Generator) -> np.ndarray:
+    """Centroids of one batch, then of greater ones."""
+    hierarchical = config.start == "hierarchical"
+    if config.start == "auto":
+        hierarchical = config.num_codes >= _HIERARCHICAL_CODES
+    if hierarchical:
+        size = _ROWS_PER_SPLIT_CODE * config.num_codes
     else:
-        size, start = max(_START_ROWS_PER_CODE * num_codes, 4096), _flat
+        size = max(_START_ROWS_PER_CODE * config.num_codes, 4096)
     batch = _draw(vectors, size, rng) if size < len(vectors) else vectors
-    centroids = start(batch, config, kind, axes, rng)
+    centroids = hierarchical_start(batch, config.num_codes, rng) if hierarchical else _flat_start(batch, config, rng)
     while _GROWTH * size <= len(vectors) / 2:
         size *= _GROWTH
         batch = _draw(vectors, size, rng)
-        basis = None if axes is None else screen_basis(axes, batch, centroids)
-        centroids, _ = lloyd(
-            batch, centroids, iterations=_BATCH_PASSES, tolerance=_BATCH_TOLERANCE, rng=rng, basis=basis
-        )
+        centroids, _ = lloyd(batch, centroids, iterations=_BATCH_PASSES, tolerance=_BATCH_TOLERANCE, rng=rng)
     return centroids
 
 
-def _flat(
-    vectors: np.ndarray, config: KMeansConfig, kind: Start, axes: Principal | None, rng: np.random.Generator
-) -> np.ndarray:
-    if kind == "afkmc2":
+def _flat_start(vectors: np.ndarray, config: KMeansConfig, rng: np.random.Generator) -> np.ndarray:
+    if config.start == "afkmc2":
         return afkmc2(vectors, config.num_codes, rng)
     drawn = plus_plus(vectors, config.num_codes, rng)
-    if kind == "plus-plus":
+    if config.start == "plus-plus":
         return drawn
     starts = [
         lloyd(vectors, shrunk(drawn, vectors, shrinkage), iterations=_START_PASSES, tolerance=0.0, rng=rng)
         for shrinkage in _START_SHRINKAGE
     ]
     return min(starts, key=lambda fitted: fitted[1])[0]
-
-
-def _hierarchical(
-    vectors: np.ndarray, config: KMeansConfig, kind: Start, axes: Principal | None, rng: np.random.Generator
-) -> np.ndarray:
-    heads = (
-        vectors - vectors.mean(0, dtype=np.float64).astype(np.float32) if axes is None else _project(vectors, axes)
-    )
-    codes = hierarchical_codes(heads, config.num_codes, rng)
-    sums = ClusterSums(vectors, config.num_codes)
-    sums.update(codes)
-    return sums.means(np.repeat(vectors.mean(0, dtype=np.float64)[None], config.num_codes, axis=0))
-
-
-def _project(vectors: np.ndarray, axes: Principal) -> np.ndarray:
-    """The vectors along their leading axes."""
-    width = int(np.clip(axes.width_for(_START_ENERGY), *_START_WIDTH))
-    basis = torch.from_numpy(axes.axes[:, :width].astype(np.float32))
-    heads = np.empty((len(vectors), width), np.float32)
-
-    def fill(rows: slice) -> None:
-        torch.mm(
-            torch.from_numpy(vectors[rows] - axes.mean.astype(np.float32)), basis, out=torch.from_numpy(heads[rows])
-        )
-
-    run_tiles(fill, row_tiles(len(vectors), 2048))
-    return heads

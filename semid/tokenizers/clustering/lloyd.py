@@ -1,7 +1,7 @@
 """Lloyd's algorithm: exact passes, means from running sums, repair of empty clusters.
 
-Shapes: N vectors, D width, K centroids. Sums run in float64 and in a fixed order, so that a seed gives the same
-centroids whatever the number of threads.
+Shapes: N vectors, D width, K centroids. Sums of blocks in float32 are added in float64, all in a fixed order, so that
+a seed gives the same centroids whatever the number of threads.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from semid.tokenizers.clustering.nearest import own_distances
 from semid.tokenizers.clustering.prepared import PreparedVectors
+from semid.tokenizers.clustering.projection import Projection
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 _BLOCK_ROWS = 1 << 11
@@ -25,7 +26,7 @@ def lloyd(
     iterations: int,
     tolerance: float,
     rng: np.random.Generator,
-    basis: np.ndarray | None = None,
+    projection: Projection | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, float]:
     """Passes of assignment and means from given centroids.
@@ -36,13 +37,13 @@ def lloyd(
         iterations: most passes.
         tolerance: stop once a pass lowers the error by less than this share; 0 runs until no vector moves.
         rng: of the repair of empty clusters.
-        basis: (D, d) leading axes to screen with; None for all dimensions. No effect on the result.
+        projection: of the vectors, to screen with; has no effect on the result.
         progress: called with the pass, from 1, and the mean squared distance before it.
 
     Returns:
         (K, D) float32 centroids, and the sum of squared distances before the last update.
     """
-    prepared = PreparedVectors(vectors, centroids, basis=basis)
+    prepared = PreparedVectors(vectors, centroids, projection)
     sums = ClusterSums(vectors, len(centroids))
     previous, inertia = np.inf, np.inf
     for iteration in range(1, iterations + 1):
@@ -72,7 +73,7 @@ class ClusterSums:
 
     def __init__(self, vectors: np.ndarray, num_codes: int) -> None:
         self._vectors = vectors
-        self._mean = vectors.mean(0, dtype=np.float64)
+        self._mean = vectors.mean(0, dtype=np.float64).astype(np.float32).astype(np.float64)
         self._energy = _energy(vectors, self._mean.astype(np.float32))
         self._codes: np.ndarray | None = None
         self._sums = np.zeros((num_codes, vectors.shape[1]))  # about the mean
@@ -84,9 +85,9 @@ class ClusterSums:
         moved = np.arange(len(codes)) if before is None else np.flatnonzero(codes != before)
         if before is None or 2 * len(moved) > len(codes):
             self._sums[:] = 0
-            self._add(np.arange(len(codes)), codes, np.ones(len(codes)))
+            self._add(np.arange(len(codes)), codes, np.ones(len(codes), np.float32))
         else:
-            signs = np.repeat([-1.0, 1.0], len(moved))
+            signs = np.repeat(np.array([-1, 1], np.float32), len(moved))
             self._add(np.concatenate([moved, moved]), np.concatenate([before[moved], codes[moved]]), signs)
         self._counts = np.bincount(codes, minlength=len(self._counts))
         self._codes = codes.copy()
@@ -107,6 +108,7 @@ class ClusterSums:
         """Add vectors to the sums of their codes: each code's in one thread, by rising position."""
         order = np.argsort(codes, kind="stable")
         rows, codes, signs = rows[order], codes[order], signs[order]
+        mean = self._mean.astype(np.float32)
         starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
         spans = np.append(starts[np.unique(starts // _BLOCK_ROWS, return_index=True)[1]], len(rows))
 
@@ -114,7 +116,8 @@ class ClusterSums:
             for part in row_tiles(int(spans[number + 1] - spans[number]), _BLOCK_ROWS):
                 block = slice(spans[number] + part.start, spans[number] + part.stop)
                 own, place = np.unique(codes[block], return_index=True)
-                moved = self._vectors[rows[block]] - self._mean
+                moved = self._vectors[rows[block]]
+                moved -= mean
                 pointers = np.append(place, len(moved))
                 members = sp.csr_matrix((signs[block], np.arange(len(moved)), pointers), (len(own), len(moved)))
                 self._sums[own] += members @ moved

@@ -11,14 +11,21 @@ import torch
 
 from semid.tokenizers.clustering.grouping import num_anchors
 from semid.tokenizers.clustering.nearest_gpu import assign_tensors
-from semid.tokenizers.clustering.prepared import PreparedVectors, brute, first_of_equal, has_half_precision
+from semid.tokenizers.clustering.prepared import PreparedVectors, brute, first_of_equal
 from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
 from semid.tokenizers.clustering.scan import scan
-from semid.tokenizers.clustering.screening import best_theta, make_columns, make_frame, make_rows, project
+from semid.tokenizers.clustering.screening import (
+    best_theta,
+    has_half_precision,
+    make_columns,
+    make_frame,
+    make_rows,
+    project,
+)
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of values: what fits into the cache of a core.
-_TILE_ELEMENTS = 1 << 19
+_TILE_ELEMENTS = 1 << 20
 _TILE_ROWS = (64, 4096)
 _PROBES = 64
 # Elements of the vectors prepared at a time: 64 MB, and half of that in half precision.

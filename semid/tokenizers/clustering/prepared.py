@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from semid.tokenizers.clustering.grouping import Group, group
+from semid.tokenizers.clustering.projection import Projection, project_all
 from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
 from semid.tokenizers.clustering.scan import least, scan
 from semid.tokenizers.clustering.screening import (
@@ -17,19 +18,21 @@ from semid.tokenizers.clustering.screening import (
     Frame,
     Points,
     best_theta,
+    has_half_precision,
     make_columns,
-    make_frame,
     project,
 )
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of screen values: what fits into the cache of a core.
-_TILE_ELEMENTS = 1 << 19
+_TILE_ELEMENTS = 1 << 20
 _TILE_ROWS = (64, 8192)
+# The library that multiplies compiles its code anew for every size, at the cost of a small tile: few sizes are used.
+_COLUMN_STEP = 128
 # Columns that give the first bound on the distance to the nearest centroid.
 _FIRST_COLUMNS = 128
-# Vectors that show scale, and how far a typical one is from its centroid.
-_PROBES, _SCALE_PROBES = 64, 1024
+# Vectors that show how far a typical one is from its centroid.
+_PROBES = 64
 # Distances between anchors and centroids come from float64 products; this is far more than their rounding.
 _DISTANCE_SLACK = 1e-6
 
@@ -39,19 +42,16 @@ class PreparedVectors:
 
     Args:
         vectors: (N, D) float32, kept, not copied.
-        centroids: (K, D) float32 like those to come. They decide shift, scale and anchors, but never a result.
-        basis: (D, d) orthonormal columns that hold nearly all of the vectors' energy; None for all dimensions.
-        half: take products in bfloat16; by default where the processor is made for it. Results are the same.
+        centroids: (K, D) float32 like those to come. They decide which are compared first, but never a result.
+        projection: of the vectors; by default in all dimensions, about the centroids' mean.
     """
 
-    def __init__(
-        self, vectors: np.ndarray, centroids: np.ndarray, *, basis: np.ndarray | None = None, half: bool | None = None
-    ) -> None:
-        self._vectors = vectors
-        half = has_half_precision() if half is None else half
-        self._frame = make_frame(vectors[:: len(vectors) // _SCALE_PROBES + 1], centroids, basis, half)
-        self._probes = project(self._frame, vectors[:: len(vectors) // _PROBES + 1]).head
-        self._groups = group(self._frame, vectors, centroids)
+    def __init__(self, vectors: np.ndarray, centroids: np.ndarray, projection: Projection | None = None) -> None:
+        if projection is None:
+            projection = project_all(vectors, centroids, None, has_half_precision())
+        self._vectors, self._frame = vectors, projection.frame
+        self._probes = projection.points.head[:: len(vectors) // _PROBES + 1]
+        self._groups = group(self._frame, projection.points, centroids)
         self._codes = np.zeros(len(vectors), np.int32)
         self._before: np.ndarray | None = None  # centroids of the pass before
         # Of that pass, upper bounds on each vector's distance to its centroid, in the frame.
@@ -111,7 +111,7 @@ class PreparedVectors:
         points: Points,
         codes: np.ndarray,
     ) -> None:
-        order = np.argsort(distances, kind="stable")
+        order = np.argsort(distances)
         distances = distances[order]
 
         def nearest_columns(count: int) -> Columns:
@@ -123,15 +123,16 @@ class PreparedVectors:
                 self._upper[part.rows[rows]] = np.sqrt(2 * least(self._frame, part.side[rows], first))
         reach = part.radius + self._upper[part.rows] * np.float32(1 + 1e-3)
         reach[~part.comparable] = 0
-        by_reach = np.argsort(-reach, kind="stable")
+        by_reach = np.argsort(-reach)
         counts = np.searchsorted(distances, reach[by_reach], side="right")
-        columns = nearest_columns(max(1, int(counts[0])))
+        counts = np.minimum(-(-np.maximum(counts, 1) // _COLUMN_STEP) * _COLUMN_STEP, len(order))
+        columns = nearest_columns(int(counts[0]))
         start = 0
         while start < len(by_reach):
-            count = max(1, int(counts[start]))
-            stop = start + int(np.clip(_TILE_ELEMENTS // count, *_TILE_ROWS))
-            self._decide(part, by_reach[start:stop], columns[:count], order, centroids, codes)
-            start = stop
+            count = int(counts[start])
+            tile = _next_rows(by_reach[start:], count)
+            self._decide(part, tile, columns[:count], order, centroids, codes)
+            start += len(tile)
 
     def _decide(
         self,
@@ -159,10 +160,11 @@ class PreparedVectors:
         return best_theta(float(distances.median()), float(np.median(self._groups[0].side.error)))
 
 
-def has_half_precision() -> bool:
-    """Whether the processor multiplies bfloat16 numbers faster than float32."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+def _next_rows(rows: np.ndarray, num_columns: int) -> np.ndarray:
+    """The first rows, as many as make a tile; the last is repeated so that their number is one of a few."""
+    most = int(np.clip(1 << (_TILE_ELEMENTS // num_columns).bit_length() - 1, *_TILE_ROWS))
+    taken = min(most, -(-len(rows) * 4 // most) * most // 4)
+    return rows[:taken] if taken <= len(rows) else np.append(rows, np.full(taken - len(rows), rows[-1]))
 
 
 def _anchor_distances(frame: Frame, groups: list[Group], points: Points) -> np.ndarray:

@@ -12,11 +12,11 @@ from semid.tokenizers.clustering.tiles import one_thread_each
 
 _SAMPLE = 1 << 14
 _BLOCK_ROWS = 2048
-# Narrower vectors are screened whole.
-_LEAST_WIDTH = 64
 _PROBES = 128
 # Screened multiplications that cost as much as one of the exact comparison of a pair.
 _PAIR_COST = 60
+# The same of one of a projection that the passes have to earn back.
+_PROJECTION_COST = 0.5
 _WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 
 
@@ -53,32 +53,32 @@ def principal_axes(vectors: np.ndarray) -> Principal:
     return Principal(mean, axes.numpy()[:, ::-1], np.maximum(energy.numpy()[::-1], 0))
 
 
-def screen_basis(principal: Principal, vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray | None:
-    """The leading axes to screen with: as many as make products and exact comparisons together cheapest.
+def screen_width(principal: Principal, vectors: np.ndarray, centroids: np.ndarray, known: int) -> int:
+    """How many leading axes make products and exact comparisons together cheapest.
 
     Args:
         principal: axes of the vectors.
         vectors: (N, D) float32.
         centroids: (K, D) float32 like those to compare with.
-
-    Returns:
-        (D, d) axes, or None where all dimensions serve best.
+        known: axes along which the vectors are known already.
     """
     dim = vectors.shape[1]
-    widths = [width for width in _WIDTHS if width <= dim // 2]
+    widths = [width for width in sorted({*_WIDTHS, known}) if width <= dim // 2]
     probes = vectors[:: len(vectors) // _PROBES + 1]
     own, others = probes - principal.mean, centroids - principal.mean
     distances = np.square(own).sum(1)[:, None] + np.square(others).sum(1) - 2 * (own @ others.T)
     gaps = (distances - distances.min(1, keepdims=True)) / 2
     tails = [_tails(principal, points, widths) for points in (probes, centroids)]
-    costs = {dim: len(centroids) * dim}
+    costs: dict[int, float] = {dim: float(len(centroids) * dim)}
     for position, width in enumerate(widths):
-        own, others = tails[0][:, position], tails[1][:, position]
-        lost = own[:, None] * (others[distances.argmin(1)][:, None] + others)
+        tail, tau = tails[0][:, position], tails[1][:, position]
+        lost = tail[:, None] * (tau[distances.argmin(1)][:, None] + tau)
         pairs = (gaps <= lost).sum(1)
-        costs[width] = len(centroids) * width + _PAIR_COST * dim * pairs[pairs > 1].sum() / len(probes)
-    best = min(costs, key=lambda width: costs[width])
-    return None if best == dim else principal.axes[:, :best]
+        costs[width] = len(centroids) * width + _PAIR_COST * dim * float(pairs[pairs > 1].sum()) / len(probes)
+        if width != known:
+            costs[width] += _PROJECTION_COST * dim * width
+    best: int = min(costs, key=lambda width: costs[width])
+    return best
 
 
 def _tails(principal: Principal, points: np.ndarray, widths: list[int]) -> np.ndarray:

@@ -55,7 +55,7 @@ def several(frame: Frame, rows: Rows, columns: Columns, count: int) -> tuple[np.
     bounds = upper_bounds(rows, frame, columns, _values(kept), worst)
     limit = _as_keys(thresholds(rows, frame, columns, bounds), keys.dtype)
     found = np.flatnonzero(keys <= limit[:, None])
-    return found // keys.shape[1], found % keys.shape[1]
+    return _split(found, keys.shape[1])
 
 
 def _scan_wide(frame: Frame, rows: Rows, columns: Columns) -> Scan:
@@ -68,7 +68,7 @@ def _scan_wide(frame: Frame, rows: Rows, columns: Columns) -> Scan:
     keys[every, codes] = _greatest(keys.dtype)
     open_rows = np.flatnonzero(keys.min(1) <= limit)
     found = np.flatnonzero(keys[open_rows] <= limit[open_rows, None])
-    position, others = np.divmod(found, keys.shape[1])
+    position, others = _split(found, keys.shape[1])
     pairs = np.concatenate([open_rows, open_rows[position]])
     return Scan(codes, bounds, pairs, np.concatenate([codes[open_rows], others]))
 
@@ -81,21 +81,31 @@ def _scan_narrow(frame: Frame, rows: Rows, columns: Columns) -> Scan:
     guess = thresholds(rows, frame, typical, upper_bounds(rows, frame, typical, _values(minima), np.zeros(1, int)))
     limit = _as_keys(guess, keys.dtype)
     np.maximum(limit, minima, out=limit)
-    others, pairs = np.divmod(np.flatnonzero(keys <= limit), keys.shape[1])
-    codes = np.zeros(keys.shape[1], np.int64)
-    is_least = keys[others, pairs] == minima[pairs]
-    codes[pairs[is_least][::-1]] = others[is_least][::-1]  # the lowest, written last
+    found = np.flatnonzero(keys <= limit)
+    others, pairs = _split(found, keys.shape[1])
+    codes = np.empty(keys.shape[1], np.int64)
+    codes[pairs] = others
+    is_open = (np.bincount(pairs, minlength=keys.shape[1]) > 1)[pairs]
+    others, pairs, values = others[is_open], pairs[is_open], keys.ravel()[found[is_open]]
+    is_least = np.flatnonzero(values == minima[pairs])
+    codes[pairs[is_least]] = others[is_least]
     bounds = upper_bounds(rows, frame, columns, _values(minima), codes)
     needed = _as_keys(thresholds(rows, frame, columns, bounds), keys.dtype)
-    kept = keys[others, pairs] <= np.maximum(needed, minima)[pairs]
+    kept = (values <= needed[pairs]) | (values == minima[pairs])
     others, pairs = others[kept], pairs[kept]
     short = np.flatnonzero(needed > limit)
     if len(short):
-        again, position = np.nonzero(keys[:, short] <= needed[short])
+        again, position = _split(np.flatnonzero(keys[:, short] <= needed[short]), len(short))
         rest = (needed <= limit)[pairs]
         others, pairs = np.concatenate([others[rest], again]), np.concatenate([pairs[rest], short[position]])
-    is_open = (np.bincount(pairs, minlength=keys.shape[1]) > 1)[pairs]
-    return Scan(codes, bounds, pairs[is_open], others[is_open])
+    return Scan(codes, bounds, pairs, others)
+
+
+def _split(found: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of places in a tile: division is slow unless by a power of two."""
+    if width & (width - 1):
+        return found // width, found % width
+    return found >> (width.bit_length() - 1), found & (width - 1)
 
 
 def _typical(values: np.ndarray) -> np.ndarray:

@@ -38,6 +38,12 @@ _TINY = 2.0**-100  # more than underflow can take from a product: lengths are sc
 _LARGEST = 2.0**60
 
 
+def has_half_precision() -> bool:
+    """Whether the processor multiplies bfloat16 numbers faster than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The coordinates in which vectors are compared: shift and scale, then the leading dimensions.
