@@ -77,7 +77,7 @@ def refit(
     keep: Annotated[
         bool, typer.Option("--keep", help="Items keep their codes where these still serve them.")
     ] = False,
-    tolerance: Annotated[float, typer.Option(help="Rise of the error that --keep allows.")] = 0.02,
+    tolerance: Annotated[float, typer.Option(help="Rise of the error that --keep allows.")] = 0.05,
     side: Annotated[
         str | None, typer.Option(help="Embedding from behaviour, as for fit.", show_default=False)
     ] = None,

@@ -293,13 +293,14 @@ class SemanticIdTokenizer:
         """
         before = self.semantic_ids_
         rows = old_rows(rows, len(embeddings[0].vectors), before.num_items)
+        kept = None
         if keep:
-            fresh = refitted(self, embeddings, rows, tolerance, scratch, progress)
+            fresh, kept = refitted(self, embeddings, rows, tolerance, scratch, progress)
         else:
             fresh = SemanticIdTokenizer(self.config).fit(embeddings, side=side, scratch=scratch, progress=progress)
         self._become(fresh)
         self._compare(fields)
-        return report_refit(before, self.semantic_ids_, rows, self.report_, tolerance if keep else None)
+        return report_refit(before, self.semantic_ids_, rows, self.report_, tolerance, kept)
 
     def _become(self, other: "SemanticIdTokenizer") -> None:
         """Take over all of another one that is complete; what was saved is no longer this."""

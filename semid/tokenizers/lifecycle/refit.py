@@ -1,35 +1,37 @@
 """A refit that keeps the codes it can: warm start, old labels, and new codes only where they pay.
 
 1. Joint least squares give the codebooks that the old codes stand for; centroids hardly missed are moved to where
-   they are missed (``warm.py``), and the fit goes on from there. Each level's centroids get the old labels that most
-   of their items have (linear assignment).
-2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares, have some error; a
-   share more of it, the tolerance, is allowed.
+   they are missed (``warm.py``), and the fit goes on from there. Its centroids get the old labels that most of their
+   items have (``labels.py``).
+2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares, have some error. A
+   share of it more, the tolerance, is allowed.
 3. If codebooks fitted to the old codes reach that, no item moves.
 4. Otherwise an item keeps its old codes unless new ones lower the error enough: those whose old codes cost least
    stay, as many as the error allowed admits; for given codebooks no other choice keeps more. The others, new items
    among them, get the codes that are free then. The codebooks are fitted to these codes, which lowers the error, so
    that more can stay: both repeat while codes are won back.
+
+A plain fit beside it tells what that costs: by how much its error is lower, and how many codes it would change.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.optimize import linear_sum_assignment
 
 from semid.codes import SemanticIds
 from semid.tokenizers.collisions.packing import pack
 from semid.tokenizers.collisions.placement import place, squared_errors
 from semid.tokenizers.collisions.rows import ChosenRows, Rows
 from semid.tokenizers.lifecycle.append import CollisionPolicy, encode_rows
+from semid.tokenizers.lifecycle.labels import relabel
 from semid.tokenizers.lifecycle.warm import spread_out
 from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.residual.least_squares import solve_codebooks
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
-KEEP_TOLERANCE = 0.02
+# Fits with other seeds differ by as much; codes are not worth less than that luck.
+KEEP_TOLERANCE = 0.05
 _ROUNDS = 8
 
 
@@ -69,189 +71,187 @@ def fit_from_codes(
     nothing = [np.tile(mean if level == 0 else 0 * mean, (size, 1)) for level, size in enumerate(config.num_codes)]
     quantiser = RQKMeans(config)
     start = spread_out(vectors, solve_codebooks(old, own, nothing), quantiser)
-    return relabel(quantiser.fit_from(start, vectors, progress=progress), old, own)
+    return relabel(quantiser.fit_from(start, vectors, progress=progress), vectors, codes)
 
 
-def relabel(quantiser: RQKMeans, vectors: np.ndarray, codes: np.ndarray) -> RQKMeans:
-    """Number the centroids of each level so that as many items as possible have their old code at it.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Kept:
+    """A catalogue refitted with old codes kept.
 
-    Args:
-        quantiser: fitted; its codebooks are put in another order.
-        vectors: (n, D) float32.
-        codes: (n, L) or wider, what the items had.
+    Attributes:
+        ids: the codes of all items.
+        nearest: (N, L) int32, their nearest codes.
+        quantiser: with the codebooks fitted to the codes.
+        plain_changed: old items whose codes a plain fit would have changed, its labels matched to the old ones.
+        over_plain: error over that of the plain fit; None where that is zero.
     """
-    found = quantiser.encode(vectors)
-    for level, codebook in enumerate(quantiser.codebooks_):
-        labels = match_labels(codes[:, level], found[:, level], len(codebook))
-        ordered = np.empty_like(codebook)
-        ordered[labels] = codebook
-        quantiser.codebooks_[level] = ordered
-    return quantiser
+
+    ids: SemanticIds
+    nearest: np.ndarray
+    quantiser: RQKMeans
+    plain_changed: int
+    over_plain: float | None
 
 
-def match_labels(old: np.ndarray, new: np.ndarray, size: int) -> np.ndarray:
-    """The old label of each new one, one to one, with the most items whose label stays.
-
-    Args:
-        old, new: (n,) labels below ``size`` of the same items.
-
-    Returns:
-        (size,) int64: new label k becomes ``labels[k]``. A label that no item of the other side shares keeps its
-        number where that is free.
-    """
-    shared = sp.coo_matrix((np.ones(len(old)), (new, old)), shape=(size, size)).tocsr()
-    labels = np.full(size, -1)
-    sure = _sure_pairs(shared)
-    labels[sure[0]] = sure[1]
-    open_new, open_old = np.flatnonzero(labels < 0), np.setdiff1d(np.arange(size), sure[1])
-    rest = shared[open_new][:, open_old].toarray()
-    # among equals, a label that stays; a fraction that no count can outweigh
-    rest += np.where(open_new[:, None] == open_old, 0.5 / max(size, 1), 0)
-    rows, columns = linear_sum_assignment(rest, maximize=True)
-    labels[open_new[rows]] = open_old[columns]
-    return labels
-
-
-def _sure_pairs(shared: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs that some best matching has: each shares as much as the best others of its row and column together."""
-    pairs = shared.tocoo()
-    (best_row, others_row), (best_column, others_column) = (_best_two(x, pairs.data) for x in (pairs.row, pairs.col))
-    both = np.intersect1d(best_row, best_column)
-    row, column = pairs.row[both], pairs.col[both]
-    sure = pairs.data[both] >= others_row[row] + others_column[column]
-    return row[sure], column[sure]
-
-
-def _best_two(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position of the largest value of each label that occurs, and by label the second largest value, else 0."""
-    order = np.lexsort((-values, labels))
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    second = np.zeros(int(labels.max(initial=-1)) + 1)
-    after = starts + 1
-    several = (after < len(order)) & ~np.isin(after, starts)
-    second[labels[order[after[several]]]] = values[order[after[several]]]
-    return order[starts], second
-
-
-def keep_codes(
-    items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, *, tolerance: float
-) -> tuple[SemanticIds, np.ndarray]:
+def keep_codes(items: Inherited, warm: RQKMeans, plain: RQKMeans, how: CollisionPolicy, *, tolerance: float) -> Kept:
     """Codes of a catalogue, with as many old ones as the tolerance allows; the codebooks are fitted to them.
 
     Args:
         items: the catalogue and the old codes.
-        quantiser: freshly fitted; its codebooks are replaced.
+        warm: fitted from the old codes; its codebooks are replaced.
+        plain: fitted without them, labels matched.
         how: the collision policy.
-        tolerance: share by which the error may exceed that of a choice without regard for old codes.
-
-    Returns:
-        The codes, and the (N, L) nearest codes under the new codebooks.
+        tolerance: share by which the error may exceed that of ``warm`` without regard for old codes.
 
     Raises:
         InputError: more items than codes.
     """
-    known_rows = np.flatnonzero(items.known)
-    free = _free_codes(items, quantiser, how, encode_rows(items.vectors, quantiser))
-    _fit_to(quantiser, items, known_rows, free)
-    allowed = (1 + tolerance) * _total_error(items, free, quantiser)
-    fresh = quantiser.codebooks_
-    best = _keep_all(items, quantiser, how)
-    if _total_error(items, best, quantiser) > allowed:
-        quantiser.codebooks_ = fresh
-        best = _keep_most(items, quantiser, how, allowed)
-    num_codes = quantiser.num_codes
-    if best.shape[1] > len(num_codes):
-        num_codes = (*num_codes, int(best[:, -1].max(initial=0)) + 1)
-    return SemanticIds(best, num_codes), encode_rows(items.vectors, quantiser)
+    keeper = _Keeper(items, how, warm)
+    free_books, _, free_error = keeper.forget(warm.codebooks_)
+    _, plain_codes, plain_error = keeper.forget(plain.codebooks_)
+    allowed = (1 + tolerance) * free_error
+    warm.codebooks_ = free_books
+    codes = keeper.keep_all()
+    if keeper.total(codes) > allowed:
+        codes = keeper.keep_most(allowed, starts=(warm.codebooks_, free_books))
+    num_codes = warm.num_codes
+    if codes.shape[1] > len(num_codes):
+        num_codes = (*num_codes, int(codes[:, -1].max(initial=0)) + 1)
+    return Kept(
+        ids=SemanticIds(codes, num_codes),
+        nearest=encode_rows(items.vectors, warm),
+        quantiser=warm,
+        plain_changed=keeper.count_changed(plain_codes),
+        over_plain=keeper.total(codes) / plain_error if plain_error > 0 else None,
+    )
 
 
-def _keep_most(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, allowed: float) -> np.ndarray:
-    """Codes of all items with few changes among those whose error, once codebooks are fitted to them, is allowed."""
-    known_rows = np.flatnonzero(items.known)
-    best, best_books, best_changed = None, quantiser.codebooks_, len(items.rows) + 1
-    granted, credit = 0.0, 0.0
-    for _ in range(_ROUNDS):
-        codes = _keep_cheapest(items, quantiser, how, allowed + credit)
-        _fit_to(quantiser, items, known_rows, codes)
-        left = allowed - _total_error(items, codes, quantiser)
-        if left < 0 and best is not None:  # too much was granted
-            quantiser.codebooks_, credit = best_books, (granted + credit) / 2
-            continue
-        changed = _count_changed(items, codes)
-        if changed >= best_changed:
-            break
-        best, best_books, best_changed = codes, quantiser.codebooks_, changed
-        # what fitting the codebooks took off the error, the next round may spend on more old codes
-        granted, credit = credit, credit + left
-    quantiser.codebooks_ = best_books
-    assert best is not None
-    return best
+class _Keeper:
+    """Chooses codes for a catalogue, and fits the codebooks of a quantiser to them."""
 
+    def __init__(self, items: Inherited, how: CollisionPolicy, quantiser: RQKMeans) -> None:
+        self.items, self.how, self.quantiser = items, how, quantiser
+        self.known_rows = np.flatnonzero(items.known)
 
-def _fit_to(quantiser: RQKMeans, items: Inherited, rows: np.ndarray, codes: np.ndarray) -> None:
-    own = codes[rows, : len(quantiser.codebooks_)]
-    quantiser.codebooks_ = solve_codebooks(ChosenRows(items.vectors, rows), own, quantiser.codebooks_)
+    def forget(self, codebooks: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, float]:
+        """Codes without regard for the old ones, the codebooks fitted to them, and their error."""
+        self.quantiser.codebooks_ = list(codebooks)
+        codes = self._free_codes(self._nearest())
+        self._fit_to(codes)
+        return self.quantiser.codebooks_, codes, self.total(codes)
 
+    def keep_all(self) -> np.ndarray:
+        """Codes of all items where every old one stays, after fitting the codebooks to them."""
+        items, levels = self.items, len(self.quantiser.codebooks_)
+        old = np.flatnonzero(items.known[items.rows])
+        there = ChosenRows(items.vectors, items.rows[old])
+        own = items.codes.codes[old, :levels]
+        self.quantiser.codebooks_ = solve_codebooks(there, own, self.quantiser.codebooks_)
+        codes = self._place_around(np.ones(len(items.rows), bool), self._nearest())
+        self._fit_to(codes)
+        return codes
 
-def _free_codes(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, wanted: np.ndarray) -> np.ndarray:
-    """Codes of all items without regard for those they had."""
-    nobody = np.empty((0, len(quantiser.codebooks_)), np.int32)
-    return place(nobody, wanted, items.vectors, quantiser.codebooks_, **how.arguments).codes
+    def keep_most(self, allowed: float, starts: Sequence[list[np.ndarray]]) -> np.ndarray:
+        """Codes of all items with few changes among those that have the error allowed, after fitting to them.
 
+        Args:
+            allowed: the error; if it is not reached, the codes are those with the least.
+            starts: codebooks to begin with; each is tried.
+        """
+        found = []
+        for number, start in enumerate(starts):
+            self.quantiser.codebooks_ = start
+            codes = self._keep_most_from(allowed)
+            missed = max(self.total(codes) - allowed, 0.0)
+            found.append((missed, self.count_changed(codes), number, codes, self.quantiser.codebooks_))
+        _, _, _, codes, self.quantiser.codebooks_ = min(found, key=lambda result: result[:3])
+        return codes
 
-def _keep_all(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy) -> np.ndarray:
-    """Codes of all items where every old one stays; the codebooks are fitted to them."""
-    old = np.flatnonzero(items.known[items.rows])
-    own = items.codes.codes[old, : len(quantiser.codebooks_)]
-    there = ChosenRows(items.vectors, items.rows[old])
-    quantiser.codebooks_ = solve_codebooks(there, own, quantiser.codebooks_)
-    wanted = encode_rows(items.vectors, quantiser)
-    codes = _place_around(items, np.ones(len(items.rows), bool), wanted, quantiser, how)
-    _fit_to(quantiser, items, np.flatnonzero(items.known), codes)
-    return codes
+    def _keep_most_from(self, allowed: float) -> np.ndarray:
+        best, best_books, best_changed = None, self.quantiser.codebooks_, len(self.items.rows) + 1
+        granted, credit = 0.0, 0.0
+        for _ in range(_ROUNDS):
+            codes = self._keep_cheapest(allowed + credit)
+            self._fit_to(codes)
+            left = allowed - self.total(codes)
+            if left < 0 and best is not None:  # too much was granted
+                self.quantiser.codebooks_, credit = best_books, (granted + credit) / 2
+                continue
+            changed = self.count_changed(codes)
+            if changed >= best_changed:
+                break
+            best, best_books, best_changed = codes, self.quantiser.codebooks_, changed
+            # what fitting the codebooks took off the error, the next round may spend on more old codes
+            granted, credit = credit, credit + left
+        self.quantiser.codebooks_ = best_books
+        assert best is not None
+        return best
 
+    def count_changed(self, codes: np.ndarray) -> int:
+        """Old items whose codes are others than before."""
+        return len(self._changed(codes))
 
-def _count_changed(items: Inherited, codes: np.ndarray) -> int:
-    old = items.codes
-    return int((codes[items.rows, : old.num_levels] != old.codes).any(axis=1).sum())
+    def total(self, codes: np.ndarray) -> float:
+        """Sum of squared errors of the items with an embedding."""
+        return float(self._errors(codes, self.items.vectors)[self.items.known].sum())
 
+    def _nearest(self) -> np.ndarray:
+        return encode_rows(self.items.vectors, self.quantiser)
 
-def _total_error(items: Inherited, codes: np.ndarray, quantiser: RQKMeans) -> float:
-    return float(_errors(codes, items.vectors, quantiser.codebooks_)[items.known].sum())
+    def _errors(self, codes: np.ndarray, vectors: Rows) -> np.ndarray:
+        codebooks = self.quantiser.codebooks_
+        return squared_errors(codes[:, : len(codebooks)], vectors, codebooks).astype(np.float64)
 
+    def _fit_to(self, codes: np.ndarray) -> None:
+        codebooks, rows = self.quantiser.codebooks_, self.known_rows
+        own = codes[rows, : len(codebooks)]
+        self.quantiser.codebooks_ = solve_codebooks(ChosenRows(self.items.vectors, rows), own, codebooks)
 
-def _keep_cheapest(items: Inherited, quantiser: RQKMeans, how: CollisionPolicy, allowed: float) -> np.ndarray:
-    """Codes of all items: old ones where they cost least, up to the error allowed, and free ones for the rest."""
-    codebooks, rows, old = quantiser.codebooks_, items.rows, items.codes
-    wanted = encode_rows(items.vectors, quantiser)
-    free = _free_codes(items, quantiser, how, wanted)
-    free_errors = _errors(free, items.vectors, codebooks)
-    old_errors = _errors(old.codes, ChosenRows(items.vectors, rows), codebooks)
-    budget = max(allowed - float(free_errors[items.known].sum()), 0.0)
-    kept = _cheapest(np.where(items.known[rows], old_errors - free_errors[rows], 0), budget)
-    codes = _place_around(items, kept, wanted, quantiser, how)
-    _return_home(codes, items, old_errors, codebooks)
-    return codes
+    def _changed(self, codes: np.ndarray) -> np.ndarray:
+        old = self.items.codes.codes
+        shared = min(old.shape[1], codes.shape[1])
+        return np.flatnonzero((codes[self.items.rows, :shared] != old[:, :shared]).any(axis=1))
 
+    def _free_codes(self, wanted: np.ndarray) -> np.ndarray:
+        nobody = np.empty((0, wanted.shape[1]), np.int32)
+        return place(nobody, wanted, self.items.vectors, self.quantiser.codebooks_, **self.how.arguments).codes
 
-def _place_around(
-    items: Inherited, kept: np.ndarray, wanted: np.ndarray, quantiser: RQKMeans, how: CollisionPolicy
-) -> np.ndarray:
-    """Old codes for the old items marked in ``kept``, and what is free then for all others."""
-    old = items.codes
-    stays = np.zeros(len(wanted), bool)
-    stays[items.rows[kept]] = True
-    others = np.flatnonzero(~stays)
-    latents = ChosenRows(items.vectors, others)
-    placed = place(old.codes[kept], wanted[others], latents, quantiser.codebooks_, **how.arguments).codes
-    codes = np.zeros((len(wanted), max(placed.shape[1], old.num_levels)), np.int32)
-    codes[others, : placed.shape[1]] = placed
-    codes[stays, : old.num_levels] = old.codes[kept]
-    return codes
+    def _keep_cheapest(self, allowed: float) -> np.ndarray:
+        """Codes of all items: old ones where they cost least, up to the error allowed, and free ones for the rest."""
+        items = self.items
+        wanted = self._nearest()
+        free_errors = self._errors(self._free_codes(wanted), items.vectors)
+        old_errors = self._errors(items.codes.codes, ChosenRows(items.vectors, items.rows))
+        budget = max(allowed - float(free_errors[items.known].sum()), 0.0)
+        costs = np.where(items.known[items.rows], old_errors - free_errors[items.rows], 0)
+        codes = self._place_around(_cheapest(costs, budget), wanted)
+        self._return_home(codes, old_errors)
+        return codes
 
+    def _place_around(self, kept: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Old codes for the old items marked, and what is free then for all others."""
+        items, old = self.items, self.items.codes
+        stays = np.zeros(len(wanted), bool)
+        stays[items.rows[kept]] = True
+        others = np.flatnonzero(~stays)
+        latents, codebooks = ChosenRows(items.vectors, others), self.quantiser.codebooks_
+        placed = place(old.codes[kept], wanted[others], latents, codebooks, **self.how.arguments).codes
+        codes = np.zeros((len(wanted), max(placed.shape[1], old.num_levels)), np.int32)
+        codes[others, : placed.shape[1]] = placed
+        codes[stays, : old.num_levels] = old.codes[kept]
+        return codes
 
-def _errors(codes: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndarray]) -> np.ndarray:
-    return squared_errors(codes[:, : len(codebooks)], vectors, codebooks).astype(np.float64)
+    def _return_home(self, codes: np.ndarray, old_errors: np.ndarray) -> None:
+        """Give items that were moved back what they had, where nobody took it and it serves them no worse."""
+        rows, old = self.items.rows, self.items.codes
+        changed = self._changed(codes)
+        now = self._errors(codes[rows[changed]], ChosenRows(self.items.vectors, rows[changed]))
+        changed = changed[old_errors[changed] <= now]
+        home = np.zeros((len(changed), codes.shape[1]), codes.dtype)
+        home[:, : old.num_levels] = old.codes[changed]
+        keys = pack(np.concatenate([home, codes]))
+        free = ~np.isin(keys[: len(changed)], keys[len(changed) :])
+        codes[rows[changed[free]]] = home[free]
 
 
 def _cheapest(costs: np.ndarray, budget: float) -> np.ndarray:
@@ -261,18 +261,3 @@ def _cheapest(costs: np.ndarray, budget: float) -> np.ndarray:
     # gains are no budget for others: what costs nothing stays anyway
     chosen[order[np.cumsum(np.maximum(costs[order], 0)) <= budget]] = True
     return chosen
-
-
-def _return_home(
-    codes: np.ndarray, items: Inherited, old_errors: np.ndarray, codebooks: Sequence[np.ndarray]
-) -> None:
-    """Give items that were moved back what they had, where nobody took it and it serves them no worse."""
-    rows, old = items.rows, items.codes
-    changed = np.flatnonzero((codes[rows, : old.num_levels] != old.codes).any(axis=1))
-    now = _errors(codes[rows[changed]], ChosenRows(items.vectors, rows[changed]), codebooks)
-    changed = changed[old_errors[changed] <= now]
-    home = np.zeros((len(changed), codes.shape[1]), codes.dtype)
-    home[:, : old.num_levels] = old.codes[changed]
-    keys = pack(np.concatenate([home, codes]))
-    free = ~np.isin(keys[: len(changed)], keys[len(changed) :])
-    codes[rows[changed[free]]] = home[free]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from semid.codes import SemanticIds
+from semid.tokenizers.lifecycle.refit import Kept
 from semid.tokenizers.report import QualityReport
 
 
@@ -36,6 +37,9 @@ class RefitReport:
         changed_share: their share.
         first_changed_share: share whose first code changed.
         relative_error: mean squared error over the variance, after the refit.
+        plain_changed_share: share whose codes a plain refit would have changed, its labels matched to the old ones as
+            well as can be; None without ``keep``.
+        error_over_plain: error over that of this plain refit; None without ``keep``.
     """
 
     keep: bool
@@ -47,6 +51,8 @@ class RefitReport:
     changed_share: float
     first_changed_share: float
     relative_error: float
+    plain_changed_share: float | None = None
+    error_over_plain: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -54,12 +60,17 @@ class RefitReport:
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Name and value of each figure."""
-        return [
+        rows = [
             ("items", f"{self.items:,} ({self.added:,} new, {self.removed:,} gone)"),
             ("changed codes", f"{self.changed:,} items, {100 * self.changed_share:.2f} %"),
             ("changed first code", f"{100 * self.first_changed_share:.2f} %"),
             ("relative error", f"{self.relative_error:.4f}"),
         ]
+        if self.plain_changed_share is not None:
+            rows.append(("plain refit", f"would change {100 * self.plain_changed_share:.2f} %"))
+        if self.error_over_plain is not None:
+            rows.append(("error over plain refit", f"{self.error_over_plain:.4f}"))
+        return rows
 
 
 def find_changes(before: SemanticIds, after: SemanticIds, rows: np.ndarray) -> CodeChanges:
@@ -79,21 +90,26 @@ def find_changes(before: SemanticIds, after: SemanticIds, rows: np.ndarray) -> C
 
 
 def report_refit(
-    before: SemanticIds, after: SemanticIds, rows: np.ndarray, report: QualityReport, tolerance: float | None
+    before: SemanticIds,
+    after: SemanticIds,
+    rows: np.ndarray,
+    report: QualityReport,
+    tolerance: float,
+    kept: Kept | None,
 ) -> tuple[RefitReport, CodeChanges]:
     """Figures of a refit, and the items whose codes it changed.
 
     Args:
         before, after, rows: as for :func:`find_changes`.
         report: quality of the codes after it.
-        tolerance: that was allowed for keeping codes; None if none were kept.
+        tolerance, kept: what was allowed for keeping codes, and what came of it; None if none were kept.
     """
     changes = find_changes(before, after, rows)
     common = int((rows >= 0).sum())
     first = int((changes.old[:, 0] != changes.new[:, 0]).sum())
     figures = RefitReport(
-        keep=tolerance is not None,
-        tolerance=tolerance,
+        keep=kept is not None,
+        tolerance=tolerance if kept is not None else None,
         items=after.num_items,
         added=after.num_items - common,
         removed=before.num_items - common,
@@ -101,5 +117,7 @@ def report_refit(
         changed_share=len(changes.rows) / max(common, 1),
         first_changed_share=first / max(common, 1),
         relative_error=report.relative_error,
+        plain_changed_share=None if kept is None else kept.plain_changed / max(common, 1),
+        error_over_plain=None if kept is None else kept.over_plain,
     )
     return figures, changes

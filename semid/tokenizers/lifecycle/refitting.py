@@ -12,7 +12,8 @@ from semid.errors import InputError
 from semid.progress import Progress, silent
 from semid.tokenizers.fusion.preprocessing import Preprocessor
 from semid.tokenizers.lifecycle.catalogue import described
-from semid.tokenizers.lifecycle.refit import Inherited, fit_from_codes, keep_codes
+from semid.tokenizers.lifecycle.labels import relabel
+from semid.tokenizers.lifecycle.refit import Inherited, Kept, fit_from_codes, keep_codes
 from semid.tokenizers.rq_kmeans import RQKMeans
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def refitted(
     tolerance: float,
     scratch: Path | None,
     progress: Progress | None,
-) -> "SemanticIdTokenizer":
+) -> tuple["SemanticIdTokenizer", Kept]:
     """See ``SemanticIdTokenizer.refit``.
 
     Args:
@@ -54,7 +55,8 @@ def refitted(
     if not (codes[:, 0] >= 0).any():
         raise InputError("No item with an embedding was there before: there are no codes to keep, so fit anew.")
     tell("fit codes", 0, None)
-    fresh.quantiser_ = quantiser = fit_from_codes(fresh.vectors_[sample], codes, quantiser.config, progress=tell)
+    warm = fit_from_codes(fresh.vectors_[sample], codes, quantiser.config, progress=tell)
+    plain = relabel(quantiser.fit(fresh.vectors_[sample], progress=tell), fresh.vectors_[sample], codes)
     tell("keep codes", 0, None)
     items = Inherited(
         vectors=fresh.vectors_,
@@ -62,8 +64,8 @@ def refitted(
         rows=stays,
         codes=SemanticIds(old.codes[rows[stays]], old.num_codes),
     )
-    ids, nearest = keep_codes(items, quantiser, tokenizer.collision_policy, tolerance=tolerance)
-    fresh.semantic_ids_ = ids
+    kept = keep_codes(items, warm, plain, tokenizer.collision_policy, tolerance=tolerance)
+    fresh.quantiser_, fresh.semantic_ids_ = kept.quantiser, kept.ids
     fresh.fitted_ = np.ones(len(rows), bool)
-    fresh.take_codes(nearest, described(nearest, ids, fresh), progress)
-    return fresh
+    fresh.take_codes(kept.nearest, described(kept.nearest, kept.ids, fresh), progress)
+    return fresh, kept

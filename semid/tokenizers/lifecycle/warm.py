@@ -12,6 +12,7 @@ from semid.tokenizers.clustering.nearest import distance_tiles
 from semid.tokenizers.rq_kmeans import RQKMeans
 
 _ROWS = 1 << 14
+_SWEEPS = 3
 _POWER_PASSES = 3
 _SPLIT_PASSES = 4
 # A share s of the vectors may leave their centroid where that takes at least this times s off the error: a code that
@@ -31,7 +32,7 @@ def spread_out(vectors: np.ndarray, codebooks: Sequence[np.ndarray], quantiser: 
     """
     quantiser.codebooks_ = list(codebooks)
     codes, error = _coded(vectors, quantiser)
-    for level in range(len(codebooks)):
+    for level in [*range(len(codebooks))] * _SWEEPS:
         before = quantiser.codebooks_
         wanted = vectors - quantiser.decode(codes) + before[level][codes[:, level]]
         moved = relocate(wanted, before[level])
