@@ -37,7 +37,7 @@ _ROUNDS, _COMPARISONS = 16, 1 << 31
 # Fewest vectors a code that are left when some are held out.
 _FEWEST_ROWS = 2
 # Rounds on all vectors, those held out included, after the others; passes where there were none.
-_LAST_ROUNDS, _SETTLING = 2, 3
+_LAST_ROUNDS, _SETTLING = 2, 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,7 +297,7 @@ class RQKMeans:
         rng: np.random.Generator,
         tell: "_Steps",
     ) -> None:
-        """Fit all levels together, and keep that if the vectors held out are better off; then take these in too.
+        """Fit all levels together; keep that if those held out are better off, and the others; then take all in.
 
         A sample is taken of very many; then those held out would add as little as the others not in it.
         """
@@ -312,9 +312,10 @@ class RQKMeans:
             noise=config.noise,
             leave_one_out=self._hartigan(len(fitted), max(self.num_codes)),
         )
-        by_level, before = self.codebooks_, self._error(held_out)
+        judges = (held_out, fitted[:_MOST_HELD_OUT])
+        by_level, before = self.codebooks_, [self._error(judge) for judge in judges]
         self.codebooks_, _ = refine(fitted, codes, self.codebooks_, how, rng, progress=tell.round)
-        if self._error(held_out) > before:
+        if any(self._error(judge) > error for judge, error in zip(judges, before, strict=True)):
             self.codebooks_ = by_level
             self._settle(vectors)
         elif not sampled:

@@ -151,7 +151,7 @@ def test_normalised_codes_go_by_direction_and_decode_to_the_vectors() -> None:
         assert np.linalg.norm(means - used) < 0.1 * np.linalg.norm(used)
         residuals = residuals - book[codes[:, level]]
     np.testing.assert_allclose(quantiser.decode(codes), vectors - residuals, atol=1e-4)
-    assert error(quantiser, vectors) < 1.2 * error(fitted(vectors, levels=2, codes=40, **PLAIN), vectors)
+    assert error(quantiser, vectors) < 1.4 * error(fitted(vectors, levels=2, codes=40, **PLAIN), vectors)
 
 
 @pytest.mark.parametrize("start", ["random", "plus-plus", "hierarchical", "shrunk", "spherical"])
