@@ -16,7 +16,14 @@ from semid.tokenizers.neural.residual import ResidualAutoEncoder, ResidualConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RQKMeansPlusConfig(ResidualConfig):
-    """How to train; attributes in :class:`ResidualConfig`."""
+    """How to train; further attributes in :class:`ResidualConfig`.
+
+    Attributes:
+        steps: mini-batches to train on. It starts from good codes, and with several times this many on a small
+            catalogue the networks learn its vectors by heart, at the cost of new ones.
+    """
+
+    steps: int = 600
 
 
 class RQKMeansPlus(ResidualAutoEncoder):
