@@ -9,8 +9,10 @@ before; this lets the earlier ones know of the later.
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
+import torch
+
+from semid.tokenizers.clustering.tiles import one_thread_each
 
 from semid.tokenizers.collisions.rows import Rows
 
@@ -44,19 +46,26 @@ def solve_codebooks(vectors: Rows, codes: np.ndarray, codebooks: Sequence[np.nda
     counts = pairs.diagonal()
     sums = _sums(marks, vectors) - counts[:, None] * mean
     if ends[-1] <= _DENSE:
-        normal = pairs.toarray()
-        normal[np.diag_indices(len(normal))] += RIDGE
-        solved = scipy.linalg.solve(normal, sums, assume_a="pos", overwrite_a=True, overwrite_b=True)
+        solved = _solve(pairs, sums)
     else:
         start = np.concatenate([codebooks[0] - mean.astype(np.float32), *codebooks[1:]]).astype(np.float64)
         solved = _sweep(pairs, counts, sums, start, [slice(*ends_) for ends_ in zip(offsets, ends, strict=True)])
     books = [solved[first:end] for first, end in zip(offsets, ends, strict=True)]
     for level, book in enumerate(books[1:], start=1):
-        surplus = counts[offsets[level] : ends[level]] @ book / len(vectors)
+        surplus = np.einsum("k,kd->d", counts[offsets[level] : ends[level]], book) / len(vectors)
         book -= surplus
         books[0] += surplus
     books[0] += mean
     return [book.astype(np.float32) for book in books]
+
+
+def _solve(pairs: sp.csr_matrix, sums: np.ndarray) -> np.ndarray:
+    """Cholesky's factors, by torch: SciPy's took thirty times as long."""
+    normal = torch.from_numpy(pairs.toarray())
+    normal.diagonal().add_(RIDGE)
+    with one_thread_each():
+        solved: np.ndarray = torch.cholesky_solve(torch.from_numpy(sums), torch.linalg.cholesky(normal)).numpy()
+    return solved
 
 
 def _sweep(

@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
+from semid.tokenizers.clustering.tiles import one_thread_each
 from semid.tokenizers.residual.beam import beam_encode, search_paths
 from semid.tokenizers.residual.least_squares import RIDGE, solve_codebooks
 
 # The last rounds go without noise: this share of them, at least one.
 _QUIET = 0.25
+# Vectors that are enough to know the spread.
+_SPREAD_ROWS = 1 << 14
 # Most of its error that a vector may be taken to have hidden by being part of its centroids.
 _MOST_HIDDEN = 0.9
 
@@ -70,7 +73,7 @@ def refine(
     for number in range(how.rounds):
         books = _revived(vectors, codes, solve_codebooks(vectors, codes, books))
         if number < loud and how.noise > 0:
-            books = _shaken(books, codes, how.noise * np.sqrt(1 - number / loud) * spread, rng)
+            books = _shaken(books, codes, np.float32(how.noise * (1 - number / loud) ** 0.5) * spread, rng)
         if how.leave_one_out:
             codes = reconsider(vectors, codes, books, how.beam)
         else:
@@ -148,16 +151,20 @@ def _shaken(
     shaken = []
     for level, book in enumerate(codebooks):
         counts = np.bincount(codes[:, level], minlength=len(book)) + RIDGE
-        noise = rng.standard_normal(book.shape) @ spread / np.sqrt(counts)[:, None]
-        shaken.append(book + noise.astype(np.float32))
+        drawn = rng.standard_normal(book.shape, np.float32) / np.sqrt(counts, dtype=np.float32)[:, None]
+        with one_thread_each():
+            noise = (torch.from_numpy(drawn) @ torch.from_numpy(spread)).numpy()
+        shaken.append(book + noise)
     return shaken
 
 
 def _spread(vectors: np.ndarray) -> np.ndarray:
-    """A root of the covariance of the vectors: (D, D) float64."""
-    moved = vectors - vectors.mean(0, dtype=np.float64).astype(np.float32)
-    values, directions = np.linalg.eigh((moved.T @ moved / np.float32(len(moved))).astype(np.float64))
-    root: np.ndarray = np.sqrt(np.maximum(values, 0))[:, None] * directions.T
+    """A root of the covariance of some of the vectors: (D, D) float32."""
+    some = vectors[:: max(1, len(vectors) // _SPREAD_ROWS)]
+    with one_thread_each():
+        moved = torch.from_numpy(some - some.mean(0, dtype=np.float64).astype(np.float32))
+        values, directions = torch.linalg.eigh((moved.T @ moved / len(moved)).double())
+        root: np.ndarray = (values.clamp(min=0).sqrt()[:, None] * directions.T).float().numpy()
     return root
 
 
