@@ -13,7 +13,6 @@ import scipy.sparse as sp
 import torch
 
 from semid.tokenizers.clustering.tiles import one_thread_each
-
 from semid.tokenizers.collisions.rows import Rows
 
 # Vectors counted for each centroid beside its own, all at the mean (levels after the first: at 0). Fewer fit the
