@@ -134,7 +134,7 @@ def fit_kmeans(
         iterations=config.iterations,
         tolerance=config.tolerance,
         rng=rng,
-        projection=space.screen(centroids),
+        screen=space.screen,
         progress=progress,
     )
     return centroids

@@ -26,7 +26,7 @@ def lloyd(
     iterations: int,
     tolerance: float,
     rng: np.random.Generator,
-    projection: Projection | None = None,
+    screen: Callable[[np.ndarray], Projection] | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, float]:
     """Passes of assignment and means from given centroids.
@@ -37,12 +37,14 @@ def lloyd(
         iterations: most passes.
         tolerance: stop once a pass lowers the error by less than this share; 0 runs until no vector moves.
         rng: of the repair of empty clusters.
-        projection: of the vectors, to screen with; has no effect on the result.
+        screen: makes the projection of the vectors that is best to screen with for some centroids; has no effect on
+            the result. Asked again after the first pass: a start may lie in fewer dimensions than means do.
         progress: called with the pass, from 1, and the mean squared distance before it.
 
     Returns:
         (K, D) float32 centroids, and the sum of squared distances before the last update.
     """
+    projection = None if screen is None else screen(centroids)
     prepared = PreparedVectors(vectors, centroids, projection)
     sums = ClusterSums(vectors, len(centroids))
     previous, inertia = np.inf, np.inf
@@ -60,6 +62,10 @@ def lloyd(
         if previous - inertia < tolerance * previous < np.inf:
             break
         previous = inertia
+        if screen is not None and iteration == 1:
+            better = screen(centroids)
+            if better is not projection:
+                prepared = PreparedVectors(vectors, centroids, better)
     return centroids, inertia
 
 
