@@ -127,8 +127,9 @@ def _level_errors(vectors: Vectors, known: np.ndarray, quantiser: Quantiser, cod
         for level, codebook in enumerate(codebooks):
             rest = rest - codebook[codes[rows, level][known[rows]]]
             errors[level] += _squares(rest)
-    found: list[float] = spread.relative(errors)
-    return found + found[-1:] * (codes.shape[1] - len(codebooks))  # a level that tells items apart adds nothing
+    found = spread.relative(errors)
+    added = int(codes.shape[1]) - len(codebooks)
+    return found + found[-1:] * added  # a level that tells items apart adds nothing
 
 
 class _Spread:

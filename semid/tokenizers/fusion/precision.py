@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from semid.tokenizers.clustering.prepared import has_half_precision
+from semid.tokenizers.clustering.screening import has_half_precision
 from semid.tokenizers.fusion.components import leading_components
 from semid.tokenizers.fusion.moments import Sums, offsets_of, scaled_moment
 from semid.tokenizers.fusion.reading import RowSource, spread_rows
