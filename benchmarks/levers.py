@@ -42,9 +42,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "+ rounds, no noise": {"noise": 0.0},
     "+ noise = default": {},
     "default, no Hartigan": {"hartigan": "never"},
-    "default, beam 1": {"beam": 1, "rounds": 16},
-    "default, beam 32": {"beam": 32},
-    "default, 40 rounds": {"rounds": 40},
+    "default, beam 1": {"beam": 1, "rounds": 32},
+    "default, beam 4": {"beam": 4},
+    "default, 8 rounds": {"rounds": 8},
     "balanced 1.1": {"balanced": 1.1},
     "normalised": {"normalise": True},
 }

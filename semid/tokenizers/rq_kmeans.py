@@ -30,10 +30,10 @@ HARTIGAN = ("judged", "always", "never")
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 8192
 # Most vectors a centroid for which its own vectors pull it enough to matter, and that a refinement looks at.
 _HARTIGAN_ROWS, _REFINED_ROWS = 128, 256
-# Paths kept by default, up to this many codes a level; beyond, one costs about as much as eight here.
-_BEAM, _BEAM_CODES = 8, 512
+# Paths kept by default, up to this many codes a level; beyond, they would cost far more than the levels did.
+_BEAM, _BEAM_CODES = 16, 512
 # Most rounds of refinement by default, and most comparisons of a vector and a centroid in all of them together.
-_ROUNDS, _COMPARISONS = 16, 1 << 31
+_ROUNDS, _COMPARISONS = 32, 1 << 32
 # Fewest vectors a code that are left when some are held out.
 _FEWEST_ROWS = 2
 # Rounds on all vectors, those held out included, after the others; passes where there were none.
@@ -49,9 +49,9 @@ class RQKMeansConfig:
         codes: K, one for all levels or one a level.
         iterations: most passes of Lloyd's algorithm a level.
         seed: of every random choice.
-        beam: partial paths kept while encoding; 1 takes the nearest centroid of every level in turn. None: 8 up to
-            512 codes a level, 1 for more.
-        rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 16 with a beam, and
+        beam: partial paths kept while encoding; 1 takes the nearest centroid of every level in turn. None: 16 up
+            to 512 codes a level, 1 for more.
+        rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 32 with a beam, and
             fewer where vectors and codes are so many that they would take far longer than the levels did; 0 without.
         noise: shakes the centroids in these rounds, so that they leave poor solutions; 0 does not.
         start: of k-means at each level: "spherical", from clusters of directions; "shrunk", a k-means++ draw moved
