@@ -65,7 +65,7 @@ FAMILY["faiss"] = Member(RQKMeansConfig, FaissGreedy)
 # Peers end with what their authors or users do with collisions: the next nearest free code.
 TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
     "semid": {},
-    "faiss": {"quantiser": "faiss", "collisions": "nearest"},
+    "faiss": {"quantiser": "faiss", "options": {"beam": 1}, "collisions": "nearest"},
     "rq-vae": {"quantiser": "rq-vae", "collisions": "nearest"},
     "semid + cooccurrence": {"behaviour": True},
 }
