@@ -13,9 +13,11 @@ from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 _TILE_ROWS = 2048
 # Fewer centroids than these are not worth leaving out; and an anchor should have a tile's worth of vectors.
-_ANCHORED_CODES = 512
+_ANCHORED_CODES = 2048
 _ANCHORED_ROWS = 256
 _ANCHOR_PASSES = 4
+# Anchors pay if they leave at most this share of the centroids to compare with, as some vectors show.
+_WORTH, _PROBES = 0.6, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +39,39 @@ class Group:
     comparable: np.ndarray
 
 
-def num_anchors(num_rows: int, num_codes: int) -> int:
-    """How many anchors are worth their cost; 1 for none."""
-    if num_codes < _ANCHORED_CODES:
-        return 1
-    count = min(1 << round(np.log2(num_codes) / 2), num_rows // _ANCHORED_ROWS)
-    return count if count >= 4 else 1
+def choose_anchors(probes: torch.Tensor, heads: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """About √K points among the centroids, or just the origin where they would not leave out enough centroids.
+
+    Args:
+        probes: (n, d) heads of some of the vectors.
+        heads: (K, d) of the centroids.
+        num_rows: N vectors there are.
+
+    Returns:
+        (G, d).
+    """
+    origin = torch.zeros(1, heads.shape[1])
+    count = min(1 << round(np.log2(len(heads)) / 2), num_rows // _ANCHORED_ROWS)
+    if len(heads) < _ANCHORED_CODES or count < 4:
+        return origin
+    anchors = heads[:: len(heads) // count][:count].clone()
+    for _ in range(_ANCHOR_PASSES):
+        owner = torch.from_numpy(_nearest_anchor(heads, anchors))
+        sums = torch.zeros_like(anchors).index_add_(0, owner, heads)
+        sizes = torch.bincount(owner, minlength=count)[:, None]
+        anchors = torch.where(sizes > 0, sums / sizes.clamp_min(1), anchors)
+    reach = torch.cdist(probes, anchors).amin(1) + torch.cdist(probes, heads).amin(1)
+    owner = torch.from_numpy(_nearest_anchor(probes, anchors))
+    kept = (torch.cdist(anchors, heads)[owner] <= reach[:, None]).float().mean()
+    return anchors if float(kept) < _WORTH else origin
 
 
 def group(frame: Frame, points: Points, centroids: np.ndarray) -> list[Group]:
     """Groups of N vectors by the nearest of a few points among the (K, D) centroids."""
     num_rows = len(points.head)
-    count = num_anchors(num_rows, len(centroids))
-    if count == 1:
-        anchors, owner = torch.zeros(1, points.head.shape[1]), np.zeros(num_rows, np.int64)
-    else:
-        anchors = _anchors(project(frame, centroids).head, count)
-        owner = _nearest_anchor(points.head, anchors)
+    anchors = choose_anchors(points.head[:: num_rows // _PROBES + 1], project(frame, centroids).head, num_rows)
+    count = len(anchors)
+    owner = _nearest_anchor(points.head, anchors) if count > 1 else np.zeros(num_rows, np.int64)
     order = np.argsort(owner, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(owner, minlength=count))[:-1])
     tasks = [(number, part) for number in range(count) for part in row_tiles(len(members[number]), _TILE_ROWS)]
@@ -98,17 +116,6 @@ def _join(parts: list[Group]) -> Group:
         np.concatenate([part.radius for part in parts]),
         np.concatenate([part.comparable for part in parts]),
     )
-
-
-def _anchors(heads: torch.Tensor, count: int) -> torch.Tensor:
-    """A few points among the centroids, (G, d): any will do, their own means serve best."""
-    anchors = heads[:: len(heads) // count][:count].clone()
-    for _ in range(_ANCHOR_PASSES):
-        owner = torch.from_numpy(_nearest_anchor(heads, anchors))
-        sums = torch.zeros_like(anchors).index_add_(0, owner, heads)
-        sizes = torch.bincount(owner, minlength=count)[:, None]
-        anchors = torch.where(sizes > 0, sums / sizes.clamp_min(1), anchors)
-    return anchors
 
 
 def _nearest_anchor(heads: torch.Tensor, anchors: torch.Tensor) -> np.ndarray:

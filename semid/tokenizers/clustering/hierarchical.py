@@ -14,7 +14,7 @@ from semid.tokenizers.clustering.starts import draw_rows
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 _COARSE_ROWS_PER_CODE = 256
-_COARSE_PASSES, _SPLIT_PASSES = 8, 6
+_COARSE_PASSES, _SPLIT_PASSES = 8, 5
 _TILE_ROWS = 1 << 12
 
 
@@ -30,7 +30,8 @@ def hierarchical_start(vectors: np.ndarray, num_codes: int, rng: np.random.Gener
         rng: of all draws.
     """
     num_groups = max(1, round(np.sqrt(num_codes)))
-    codes, distances = _nearest(vectors, _coarse(vectors, num_groups, rng))
+    codes, values = _nearest(vectors, _coarse(vectors, num_groups, rng))
+    distances = np.maximum(np.einsum("nd,nd->n", vectors, vectors) + 2 * values, 0)
     sizes = np.bincount(codes, minlength=num_groups)
     shares = _apportion(np.bincount(codes, weights=distances, minlength=num_groups), sizes, num_codes)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
@@ -65,12 +66,15 @@ def _split(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndar
 
 def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """k-means++."""
+    lengths = np.einsum("nd,nd->n", vectors, vectors)
 
     def distances_to(rows: list[int]) -> np.ndarray:
-        return _nearest(vectors, vectors[rows])[1]
+        squares: np.ndarray = np.maximum(lengths + 2 * _nearest(vectors, vectors[rows])[1], 0)
+        return squares
 
     first = [int(rng.integers(len(vectors)))]
-    return vectors[draw_rows(distances_to, vectors.__getitem__, len(vectors), first, count, rng)]
+    drawn: np.ndarray = vectors[draw_rows(distances_to, vectors.__getitem__, len(vectors), first, count, rng)]
+    return drawn
 
 
 def _plain_lloyd(vectors: np.ndarray, centroids: np.ndarray, passes: int) -> np.ndarray:
@@ -85,20 +89,18 @@ def _plain_lloyd(vectors: np.ndarray, centroids: np.ndarray, passes: int) -> np.
 
 
 def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and squared distances, (N,), to the accuracy of float32 products."""
+    """Codes, and half the squared distances less half the squared lengths: (N,) each."""
     points, targets = torch.from_numpy(vectors), torch.from_numpy(centroids)
     lengths = torch.linalg.vecdot(targets, targets) / 2
-    codes, distances = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.float32)
+    codes, values = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.float32)
 
     def find(rows: slice) -> None:
-        values = torch.addmm(lengths, points[rows], targets.T, alpha=-1).numpy()
-        codes[rows] = values.argmin(1)
-        own = torch.linalg.vecdot(points[rows], points[rows]).numpy()
-        distances[rows] = own + 2 * values[np.arange(len(values)), codes[rows]]
+        tile = torch.addmm(lengths, points[rows], targets.T, alpha=-1).numpy()
+        codes[rows] = tile.argmin(1)
+        values[rows] = tile[np.arange(len(tile)), codes[rows]]
 
     run_tiles(find, row_tiles(len(vectors), _TILE_ROWS))
-    np.maximum(distances, 0, out=distances)
-    return codes, distances
+    return codes, values
 
 
 def _apportion(weights: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:

@@ -9,12 +9,13 @@ from typing import overload
 import numpy as np
 import torch
 
-from semid.tokenizers.clustering.grouping import num_anchors
+from semid.tokenizers.clustering.grouping import choose_anchors
 from semid.tokenizers.clustering.nearest_gpu import assign_tensors
 from semid.tokenizers.clustering.prepared import PreparedVectors, brute, first_of_equal
 from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
-from semid.tokenizers.clustering.scan import scan
+from semid.tokenizers.clustering.scan import scan, several
 from semid.tokenizers.clustering.screening import (
+    Points,
     best_theta,
     has_half_precision,
     make_columns,
@@ -25,9 +26,11 @@ from semid.tokenizers.clustering.screening import (
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of values: what fits into the cache of a core.
-_TILE_ELEMENTS = 1 << 20
+_TILE_ELEMENTS = 1 << 21
 _TILE_ROWS = (64, 4096)
 _PROBES = 64
+# With fewer pairs than this, preparing for products in half precision costs more than it saves.
+_HALF = 1 << 20
 # Elements of the vectors prepared at a time: 64 MB, and half of that in half precision.
 _BLOCK_ELEMENTS = 1 << 24
 
@@ -63,39 +66,104 @@ def assign(
     return codes, own_distances(vectors, centroids, codes)
 
 
-def _assign_block(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    if num_anchors(len(vectors), len(centroids)) > 1:
-        return PreparedVectors(vectors, centroids).assign(centroids)
-    return _assign_tiles(vectors, centroids)
+def nearest(vectors: np.ndarray, centroids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centroids of each vector, nearest first, lower indices first where equally near in float64.
 
+    Args:
+        vectors: (N, D) float32.
+        centroids: (K, D) float32.
+        count: m, from 1 to K.
 
-def _assign_tiles(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Every vector against every centroid, each tile from vectors to codes while it is in the cache."""
-    distinct = first_of_equal(centroids)
-    kept = np.ascontiguousarray(centroids[distinct])
-    probes = vectors[:: len(vectors) // _PROBES + 1]
-    frame = make_frame(probes, kept, None, has_half_precision())
-    points, anchor = project(frame, kept), torch.zeros(vectors.shape[1])
-    codes = np.zeros(len(vectors), np.int32)
-    if not bool(points.comparable().all()):
-        brute(vectors, kept, np.arange(len(vectors)), codes)
-        return distinct[codes].astype(np.int32)
-    some = project(frame, probes)
-    distance = float(torch.cdist(some.head, points.head).amin(1).median())
-    error = float(np.median(make_rows(frame, some, anchor).error))
-    columns = make_columns(frame, points, anchor, best_theta(distance, error))
+    Returns:
+        (N, m) int32 codes and (N, m) float32 squared distances.
+    """
+    assert 1 <= count <= len(centroids)
+    codes = np.empty((len(vectors), count), np.int32)
+    distances = np.empty((len(vectors), count), np.float32)
+    if not len(vectors):
+        return codes, distances
+    screen = _Screen(vectors, centroids)
 
     def find(rows: slice) -> None:
-        own = project(frame, vectors[rows])
-        found = scan(frame, make_rows(frame, own, anchor), columns)
-        codes[rows] = found.codes
-        settled, nearest_codes = nearest_pairs(vectors, kept, rows.start + found.rows, found.candidates)
-        codes[settled] = nearest_codes
-        far = np.flatnonzero(~own.comparable().numpy())
-        brute(vectors, kept, rows.start + far, codes)
+        own = vectors[rows]
+        pairs, candidates = screen.several(own, count)
+        exact = squared_distances(own, centroids, pairs, candidates, np.float64)
+        order = np.lexsort((candidates, exact, pairs))
+        firsts = np.searchsorted(pairs[order], np.arange(len(own)))
+        best = order[firsts[:, None] + np.arange(count)]
+        codes[rows] = candidates[best]
+        with np.errstate(over="ignore"):
+            distances[rows] = exact[best]
 
-    run_tiles(find, row_tiles(len(vectors), int(np.clip(_TILE_ELEMENTS // len(kept), *_TILE_ROWS))))
+    run_tiles(find, row_tiles(len(vectors), screen.tile_rows))
+    return codes, distances
+
+
+def _assign_block(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    distinct = first_of_equal(centroids)
+    kept = np.ascontiguousarray(centroids[distinct])
+    screen = _Screen(vectors, kept)
+    codes = np.zeros(len(vectors), np.int32)
+    if screen.has_anchors:
+        return PreparedVectors(vectors, centroids).assign(centroids)
+
+    def find(rows: slice) -> None:
+        codes[rows] = screen.codes(vectors[rows])
+
+    run_tiles(find, row_tiles(len(vectors), screen.tile_rows))
     return distinct[codes].astype(np.int32)
+
+
+class _Screen:
+    """Centroids made ready for vectors that are compared once, each tile while it is in the cache.
+
+    Args:
+        vectors: (N, D) float32 like those to come: some of them show scale and typical distances.
+        centroids: (K, D) float32.
+    """
+
+    def __init__(self, vectors: np.ndarray, centroids: np.ndarray) -> None:
+        probes = vectors[:: len(vectors) // _PROBES + 1]
+        self._frame = make_frame(
+            probes, centroids, None, has_half_precision() and len(vectors) * len(centroids) > _HALF
+        )
+        self._centroids, self._anchor = centroids, torch.zeros(vectors.shape[1])
+        points, some = project(self._frame, centroids), project(self._frame, probes)
+        self._usable = bool(points.comparable().all())
+        self.has_anchors = self._usable and len(choose_anchors(some.head, points.head, len(vectors))) > 1
+        distance = float(torch.cdist(some.head, points.head).amin(1).median())
+        error = float(np.median(make_rows(self._frame, some, self._anchor).error))
+        self._columns = make_columns(self._frame, points, self._anchor, best_theta(distance, error))
+        self.tile_rows = int(np.clip(_TILE_ELEMENTS // len(centroids), *_TILE_ROWS))
+
+    def codes(self, vectors: np.ndarray) -> np.ndarray:
+        """(n,) nearest centroids of a tile."""
+        codes = np.zeros(len(vectors), np.int32)
+        own = project(self._frame, vectors)
+        far = self._far(own)
+        if len(far) < len(vectors):
+            found = scan(self._frame, make_rows(self._frame, own, self._anchor), self._columns)
+            codes[:] = found.codes
+            settled, nearest_codes = nearest_pairs(vectors, self._centroids, found.rows, found.candidates)
+            codes[settled] = nearest_codes
+        brute(vectors, self._centroids, far, codes)
+        return codes
+
+    def several(self, vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a tile and centroids, rising, that have the ``count`` nearest of each row among them."""
+        own = project(self._frame, vectors)
+        possible = np.zeros((len(vectors), len(self._centroids)), bool)
+        far = self._far(own)
+        if len(far) < len(vectors):
+            rows, codes = several(self._frame, make_rows(self._frame, own, self._anchor), self._columns, count)
+            possible[rows, codes] = True
+        possible[far] = True
+        rows, codes = np.nonzero(possible)
+        return rows, codes
+
+    def _far(self, points: Points) -> np.ndarray:
+        """Rows that products cannot compare."""
+        return np.flatnonzero(~points.comparable().numpy()) if self._usable else np.arange(len(points.size))
 
 
 def own_distances(vectors: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -25,10 +25,12 @@ from semid.tokenizers.clustering.screening import (
 from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of screen values: what fits into the cache of a core.
-_TILE_ELEMENTS = 1 << 20
+_TILE_ELEMENTS = 1 << 21
 _TILE_ROWS = (64, 8192)
 # The library that multiplies compiles its code anew for every size, at the cost of a small tile: few sizes are used.
 _COLUMN_STEP = 128
+# Rows with several candidates are decided after so many tiles, or earlier if there are so many pairs.
+_TILES_AT_ONCE, _MOST_PAIRS = 8, 1 << 18
 # Columns that give the first bound on the distance to the nearest centroid.
 _FIRST_COLUMNS = 128
 # Vectors that show how far a typical one is from its centroid.
@@ -55,7 +57,7 @@ class PreparedVectors:
         self._codes = np.zeros(len(vectors), np.int32)
         self._before: np.ndarray | None = None  # centroids of the pass before
         # Of that pass, upper bounds on each vector's distance to its centroid, in the frame.
-        self._upper = np.empty(len(vectors), np.float32)
+        self._upper = np.zeros(len(vectors), np.float32)
 
     def assign(self, centroids: np.ndarray) -> np.ndarray:
         """The nearest of (K, D) float32 centroids for each vector: (N,) int32, the lowest of equally near ones."""
@@ -77,7 +79,7 @@ class PreparedVectors:
 
     def _follow(self, centroids: np.ndarray) -> None:
         """Raise the upper bounds by what each centroid has moved since."""
-        if self._before is None or self._before.shape != centroids.shape:
+        if len(self._groups) == 1 or self._before is None or self._before.shape != centroids.shape:
             self._before = None
             return
         moved = np.sqrt(np.square(centroids.astype(np.float64) - self._before).sum(1)) * self._frame.scale
@@ -91,9 +93,12 @@ class PreparedVectors:
             size = int(np.clip(_TILE_ELEMENTS // len(centroids), *_TILE_ROWS))
 
             def run(rows: slice) -> None:
-                self._decide(whole, rows, columns, None, centroids, codes)
+                pairs = _OpenPairs(self._vectors, centroids, codes)
+                for tile in row_tiles(rows.stop - rows.start, size):
+                    self._scan(whole, slice(rows.start + tile.start, rows.start + tile.stop), columns, None, pairs)
+                pairs.settle()
 
-            run_tiles(run, row_tiles(len(codes), size))
+            run_tiles(run, row_tiles(len(codes), size * _TILES_AT_ONCE))
             return
         distances = _anchor_distances(self._frame, self._groups, points)
 
@@ -127,37 +132,55 @@ class PreparedVectors:
         counts = np.searchsorted(distances, reach[by_reach], side="right")
         counts = np.minimum(-(-np.maximum(counts, 1) // _COLUMN_STEP) * _COLUMN_STEP, len(order))
         columns = nearest_columns(int(counts[0]))
+        pairs = _OpenPairs(self._vectors, centroids, codes)
         start = 0
         while start < len(by_reach):
             count = int(counts[start])
             tile = _next_rows(by_reach[start:], count)
-            self._decide(part, tile, columns[:count], order, centroids, codes)
+            self._scan(part, tile, columns[:count], order, pairs)
             start += len(tile)
+        pairs.settle()
 
-    def _decide(
-        self,
-        part: Group,
-        rows: slice | np.ndarray,
-        columns: Columns,
-        order: np.ndarray | None,
-        centroids: np.ndarray,
-        codes: np.ndarray,
+    def _scan(
+        self, part: Group, rows: slice | np.ndarray, columns: Columns, order: np.ndarray | None, pairs: "_OpenPairs"
     ) -> None:
-        """Set the codes of some rows of a group; ``order`` tells the centroid of each column."""
+        """Screen some rows of a group; ``order`` tells the centroid of each column."""
         side = part.side[rows] if isinstance(rows, slice) else part.side.take(rows)
         found = scan(self._frame, side, columns)
         own = part.rows[rows]
         best, candidates = found.codes, found.candidates
         if order is not None:
             best, candidates = order[best], order[candidates]
-        codes[own] = best
-        self._upper[own] = np.sqrt(2 * found.bounds)
-        settled, nearest = nearest_pairs(self._vectors, centroids, own[found.rows], candidates)
-        codes[settled] = nearest
+            self._upper[own] = np.sqrt(2 * found.bounds)
+        pairs.add(own, best, own[found.rows], candidates)
 
     def _theta(self, points: Points) -> float:
         distances = torch.cdist(self._probes, points.head).amin(1)
         return best_theta(float(distances.median()), float(np.median(self._groups[0].side.error)))
+
+
+class _OpenPairs:
+    """Codes of a thread's rows, and the rows with several candidates until they are decided, many at once."""
+
+    def __init__(self, vectors: np.ndarray, centroids: np.ndarray, codes: np.ndarray) -> None:
+        self._vectors, self._centroids, self._codes = vectors, centroids, codes
+        self._rows: list[np.ndarray] = []
+        self._candidates: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray, codes: np.ndarray, open_rows: np.ndarray, candidates: np.ndarray) -> None:
+        """Take over what a scan found."""
+        self._codes[rows] = codes
+        self._rows.append(open_rows)
+        self._candidates.append(candidates)
+        if sum(map(len, self._rows)) > _MOST_PAIRS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Decide all open rows."""
+        rows, candidates = np.concatenate(self._rows), np.concatenate(self._candidates)
+        settled, nearest = nearest_pairs(self._vectors, self._centroids, rows, candidates)
+        self._codes[settled] = nearest
+        self._rows, self._candidates = [rows[:0]], [candidates[:0]]
 
 
 def _next_rows(rows: np.ndarray, num_columns: int) -> np.ndarray:

@@ -4,6 +4,7 @@ Shapes: n rows, m columns of a tile. bfloat16 values are read as int16: non-nega
 negative ones, possible within the errors of zero only, come before them, so that they stay candidates.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,16 +36,18 @@ class Scan:
 
 def scan(frame: Frame, rows: Rows, columns: Columns) -> Scan:
     """Screen all pairs of a tile."""
-    if len(columns.gap) >= _WIDE:
-        return _scan_wide(frame, rows, columns)
-    return _scan_narrow(frame, rows, columns)
+    with _unusable_rows_pass():
+        if len(columns.gap) >= _WIDE:
+            return _scan_wide(frame, rows, columns)
+        return _scan_narrow(frame, rows, columns)
 
 
 def least(frame: Frame, rows: Rows, columns: Columns) -> np.ndarray:
     """(n,) upper bounds on the half squared distance to the nearest of the columns."""
     keys = _keys(torch.mm(rows.matrix, columns.matrix.T))
     codes = keys.argmin(1)
-    return upper_bounds(rows, frame, columns, _values(keys[np.arange(len(keys)), codes]), codes)
+    with _unusable_rows_pass():
+        return upper_bounds(rows, frame, columns, _values(keys[np.arange(len(keys)), codes]), codes)
 
 
 def several(frame: Frame, rows: Rows, columns: Columns, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,10 +55,16 @@ def several(frame: Frame, rows: Rows, columns: Columns, count: int) -> tuple[np.
     keys = _keys(torch.mm(rows.matrix, columns.matrix.T))
     kept = np.partition(keys, count - 1, axis=1)[:, count - 1]
     worst = np.full(len(keys), columns.gap.argmax())
-    bounds = upper_bounds(rows, frame, columns, _values(kept), worst)
-    limit = _as_keys(thresholds(rows, frame, columns, bounds), keys.dtype)
+    with _unusable_rows_pass():
+        bounds = upper_bounds(rows, frame, columns, _values(kept), worst)
+        limit = _as_keys(thresholds(rows, frame, columns, bounds), keys.dtype)
     found = np.flatnonzero(keys <= limit[:, None])
     return _split(found, keys.shape[1])
+
+
+def _unusable_rows_pass() -> AbstractContextManager[object]:
+    """For rows too large for products, or not finite, what comes out is not used."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _scan_wide(frame: Frame, rows: Rows, columns: Columns) -> Scan:
@@ -67,7 +76,7 @@ def _scan_wide(frame: Frame, rows: Rows, columns: Columns) -> Scan:
     limit = _as_keys(thresholds(rows, frame, columns, bounds), keys.dtype)
     keys[every, codes] = _greatest(keys.dtype)
     open_rows = np.flatnonzero(keys.min(1) <= limit)
-    found = np.flatnonzero(keys[open_rows] <= limit[open_rows, None])
+    found = np.flatnonzero(keys.take(open_rows, 0) <= limit[open_rows, None])
     position, others = _split(found, keys.shape[1])
     pairs = np.concatenate([open_rows, open_rows[position]])
     return Scan(codes, bounds, pairs, np.concatenate([codes[open_rows], others]))
@@ -83,7 +92,7 @@ def _scan_narrow(frame: Frame, rows: Rows, columns: Columns) -> Scan:
     np.maximum(limit, minima, out=limit)
     found = np.flatnonzero(keys <= limit)
     others, pairs = _split(found, keys.shape[1])
-    codes = np.empty(keys.shape[1], np.int64)
+    codes = np.zeros(keys.shape[1], np.int64)
     codes[pairs] = others
     is_open = (np.bincount(pairs, minlength=keys.shape[1]) > 1)[pairs]
     others, pairs, values = others[is_open], pairs[is_open], keys.ravel()[found[is_open]]

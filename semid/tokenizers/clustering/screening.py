@@ -128,7 +128,8 @@ class Points:
 
 def project(frame: Frame, vectors: np.ndarray) -> Points:
     """(n, D) float32 vectors in the frame."""
-    moved = torch.add(-frame.shift, torch.from_numpy(vectors), alpha=frame.scale)
+    own = vectors if vectors.flags.writeable else vectors.copy()  # torch warns of arrays that are only to be read
+    moved = torch.add(-frame.shift, torch.from_numpy(own), alpha=frame.scale)
     size = _squares(moved)
     if frame.basis is None:
         return Points(moved, size, None, None)
@@ -255,7 +256,8 @@ def _join(
 
 def best_theta(distance: float, error: float) -> float:
     """θ of the proof that leaves few candidates where errors e and distances of nearest heads are like these."""
-    return float(np.clip(2 * error / max(distance, 1e-30), 2.0**-12, 0.5))
+    ratio = 2 * error / max(distance, 1e-30)
+    return float(np.clip(ratio, 2.0**-12, 0.5)) if np.isfinite(ratio) else 2.0**-6
 
 
 def upper_bounds(rows: Rows, frame: Frame, columns: Columns, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
