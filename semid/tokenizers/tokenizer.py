@@ -262,11 +262,10 @@ class SemanticIdTokenizer:
         Raises:
             InputError: as :meth:`append`, or too few old items to tell.
         """
-        late = self
-        if embeddings is not None:
-            late = carried_over(self, embeddings, rows, scratch, progress, measured=False)
+        late = self if embeddings is None else carried_over(self, embeddings, rows, scratch, progress, measured=False)
         (progress or silent)("compare old and new items", 0, None)
-        return measure_drift(coded(late), self.quantiser_, self.config.new_quantiser, config or DriftConfig())
+        how = config or DriftConfig()
+        return measure_drift(coded(late, embeddings, how.seed), self.quantiser_, self.config.new_quantiser, how)
 
     def refit(
         self,

@@ -16,6 +16,7 @@ from semid.tokenizers.collisions.resolution import Resolution, check_capacity, r
 from semid.tokenizers.collisions.rows import ChosenRows
 from semid.tokenizers.lifecycle.append import add_items, encode_rows
 from semid.tokenizers.lifecycle.drift import Coded
+from semid.tokenizers.lifecycle.energy import unseen_energies
 from semid.tokenizers.vectors import Latents, Vectors, row_blocks
 
 if TYPE_CHECKING:
@@ -84,13 +85,18 @@ def carried_over(
     return moved
 
 
-def coded(tokenizer: "SemanticIdTokenizer") -> Coded:
-    """The catalogue as :func:`measure_drift` looks at it."""
+def coded(tokenizer: "SemanticIdTokenizer", embeddings: Sequence[Embedding] | None, seed: int) -> Coded:
+    """The catalogue as :func:`measure_drift` looks at it; without embeddings, nothing is known of their energy."""
+    is_new, preprocessing = ~tokenizer.fitted_, tokenizer.config.preprocessing
+    energies = None
+    if embeddings is not None:
+        energies = unseen_energies(preprocessing, embeddings, is_new, np.random.default_rng(seed))
     return Coded(
         vectors=tokenizer.vectors_,
         known=tokenizer.known_,
         codes=tokenizer.semantic_ids_.codes,
-        is_new=~tokenizer.fitted_,
+        is_new=is_new,
+        energies=energies,
         coverage=dict(zip(tokenizer.config.embeddings, tokenizer.valid_.T, strict=True)),
     )
 

@@ -4,23 +4,27 @@ Codes fit the items they were learned from better than any other item, so the er
 with the error of the old ones. A second quantiser is fitted to part of the old items; the others, held out, and the
 new items are then both strangers to it. Without drift their errors have one distribution, whatever the codebooks.
 
-The verdict is ``refit`` where, at an overall confidence of 95 %, one of these holds (Bonferroni over the three):
+The verdict is ``refit`` where, at an overall confidence of 95 %, one of these holds (Bonferroni over the four):
     the mean error of new items is more than 5 % above that of held-out old ones: seeds of one fit differ by up to
         4 %, so less could be had by chance;
     more than 5 % of the new items are farther from their codes than 99 % of the held-out old ones are;
-    the share of new items whose own prefix had no room for them is 10 points above that of the old ones.
+    the share of new items whose own prefix had no room for them is 10 points above that of the old ones;
+    the components hold 10 points less of the energy of new items than of held-out old ones (``energy.py``).
 Few new items give wide intervals, and no verdict that these do not bear.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.stats
 
 from semid.errors import InputError
 from semid.tokenizers.collisions.packing import bucket_sizes
 from semid.tokenizers.lifecycle.append import encode_rows
 from semid.tokenizers.lifecycle.drift_report import DriftReport, GroupFacts, percent
+from semid.tokenizers.lifecycle.energy import Energy
 from semid.tokenizers.lifecycle.intervals import ratio_of_means, share_difference, share_interval
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.vectors import Vectors, row_blocks
@@ -40,6 +44,7 @@ class DriftConfig:
         tolerance: rise of the mean error of new items over held-out old ones that is let pass.
         far: share of new items that may be farther from their codes than 99 % of the held-out old ones.
         displaced: rise of the share of items without room in their own prefix that is let pass.
+        lost: fall of the share of the energy that the components hold that is let pass.
         confidence: of the verdict.
         seed: of the samples and of the held-out items.
     """
@@ -47,6 +52,7 @@ class DriftConfig:
     tolerance: float = 0.05
     far: float = 0.05
     displaced: float = 0.10
+    lost: float = 0.10
     confidence: float = 0.95
     seed: int = 0
 
@@ -67,6 +73,7 @@ class Coded:
         codes: (N, L) or wider, after collisions were resolved.
         is_new: (N,) bool, whether the item came after the fit.
         coverage: by embedding, (N,) bool whether the item has it.
+        energies: of unseen old and new items, where known; see :func:`unseen_energies`.
     """
 
     vectors: Vectors
@@ -74,6 +81,7 @@ class Coded:
     codes: np.ndarray
     is_new: np.ndarray
     coverage: Mapping[str, np.ndarray] = field(default_factory=dict)
+    energies: tuple[Energy, Energy] | None = None
 
 
 def measure_drift(
@@ -99,7 +107,7 @@ def measure_drift(
     if len(errors[1]) < _FEWEST:
         reason = f"only {len(errors[1])} new items have an embedding: too few to tell"
         return DriftReport(verdict="fine", reasons=(reason,), old=old, new=new, confidence=config.confidence)
-    return _judge(old, new, errors, config)
+    return _judge(old, new, errors, items.energies, config)
 
 
 def _unseen_errors(items: Coded, judge: Quantiser, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +160,7 @@ def _describe_groups(
             displaced=float(displaced[member].mean()),
             perplexity=_perplexities(nearest[counted[number]], quantiser.num_codes),
             coverage={name: float(np.mean(has[member])) for name, has in items.coverage.items()},
+            captured=None if items.energies is None else items.energies[number].share,
         )
         for number, member in enumerate(members)
     )
@@ -184,10 +193,14 @@ def _perplexities(codes: np.ndarray, num_codes: tuple[int, ...]) -> tuple[float,
 
 
 def _judge(
-    old: GroupFacts, new: GroupFacts, errors: tuple[np.ndarray, np.ndarray], config: DriftConfig
+    old: GroupFacts,
+    new: GroupFacts,
+    errors: tuple[np.ndarray, np.ndarray],
+    energies: tuple[Energy, Energy] | None,
+    config: DriftConfig,
 ) -> DriftReport:
     held, fresh = errors
-    each = 1 - (1 - config.confidence) / 3
+    each = 1 - (1 - config.confidence) / 4
     ratio, interval = _ratio(fresh, held, each)
     count = int((fresh > np.quantile(held, 0.99)).sum())
     far_interval = share_interval(count, len(fresh), each)
@@ -203,6 +216,11 @@ def _judge(
         reasons.append(
             f"{percent(new.displaced)} of the new items found no room in their own prefix, of the old ones "
             f"{percent(old.displaced)}"
+        )
+    if energies is not None and _surely_lost(*energies, each) > config.lost:
+        reasons.append(
+            f"the components hold {percent(energies[1].share)} of the energy of new items, of unseen old ones "
+            f"{percent(energies[0].share)}"
         )
     verdict = "refit" if reasons else "fine"
     return DriftReport(
@@ -223,6 +241,12 @@ def _ratio(fresh: np.ndarray, held: np.ndarray, confidence: float) -> tuple[floa
         return None, None
     ratio, low, high = ratio_of_means(fresh, held, confidence)
     return ratio, (low, high)
+
+
+def _surely_lost(old: Energy, new: Energy, confidence: float) -> float:
+    """Lower end of the interval of how much less of their energy the components hold of new items."""
+    quantile = float(scipy.stats.norm.ppf((1 + confidence) / 2))
+    return old.share - new.share - quantile * math.sqrt(old.variance + new.variance)
 
 
 def _why_fine(interval: tuple[float, float] | None, config: DriftConfig) -> str:

@@ -18,6 +18,7 @@ class GroupFacts:
         displaced: share whose codes begin otherwise than their nearest codes do, the last level aside.
         perplexity: per level, of the nearest codes; of the old items in a sample as large as the new group.
         coverage: share with each embedding.
+        captured: share of the energy that components hold which were fitted to none of them; None where not known.
     """
 
     items: int
@@ -28,6 +29,7 @@ class GroupFacts:
     displaced: float
     perplexity: tuple[float, ...]
     coverage: dict[str, float]
+    captured: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,8 @@ class DriftReport:
             for level, (one, other) in enumerate(zip(old.perplexity, new.perplexity, strict=True), 1)
         ]
         rows += [(f"has {name}", percent(old.coverage[name]), percent(new.coverage[name])) for name in old.coverage]
+        if old.captured is not None and new.captured is not None:
+            rows.append(("energy in the components", percent(old.captured), percent(new.captured)))
         return rows
 
     def summary_rows(self) -> list[tuple[str, str]]:

@@ -1,17 +1,16 @@
 """A refit that keeps the codes it can: warm start, old labels, and new codes only where they pay.
 
 1. Joint least squares give the codebooks that the old codes stand for; centroids hardly missed are moved to where
-   they are missed (``warm.py``), and the fit goes on from there. Its centroids get the old labels that most of their
-   items have (``labels.py``).
-2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares, have some error. A
-   share of it more, the tolerance, is allowed.
-3. If codebooks fitted to the old codes reach that, no item moves.
+   they are missed (``warm.py``), and the fit goes on from there. Beside it stands a plain fit. The centroids of both
+   get the old labels that most of their items have (``labels.py``).
+2. Codes without regard for the old ones, with codebooks fitted to them by joint least squares, have some error. The
+   larger one of both fits is allowed, as seeds differ by a few percent anyway, and a share of it more, the tolerance.
+3. If codebooks fitted to the old codes reach that, no item moves: never where the catalogue is as it was.
 4. Otherwise an item keeps its old codes unless new ones lower the error enough: those whose old codes cost least
    stay, as many as the error allowed admits; for given codebooks no other choice keeps more. The others, new items
    among them, get the codes that are free then. The codebooks are fitted to these codes, which lowers the error, so
-   that more can stay: both repeat while codes are won back.
-
-A plain fit beside it tells what that costs: by how much its error is lower, and how many codes it would change.
+   that more can stay: both repeat while codes are won back. This begins at the codebooks fitted to the old codes, and
+   again at those fitted freely, which keep far fewer, only where it ends at more than twice the tolerance.
 """
 
 from collections.abc import Sequence
@@ -101,7 +100,7 @@ def keep_codes(items: Inherited, warm: RQKMeans, plain: RQKMeans, how: Collision
         warm: fitted from the old codes; its codebooks are replaced.
         plain: fitted without them, labels matched.
         how: the collision policy.
-        tolerance: share by which the error may exceed that of ``warm`` without regard for old codes.
+        tolerance: share by which the error may exceed that of the two without regard for old codes.
 
     Raises:
         InputError: more items than codes.
@@ -109,11 +108,11 @@ def keep_codes(items: Inherited, warm: RQKMeans, plain: RQKMeans, how: Collision
     keeper = _Keeper(items, how, warm)
     free_books, _, free_error = keeper.forget(warm.codebooks_)
     _, plain_codes, plain_error = keeper.forget(plain.codebooks_)
-    allowed = (1 + tolerance) * free_error
+    allowed = (1 + tolerance) * max(free_error, plain_error)
     warm.codebooks_ = free_books
     codes = keeper.keep_all()
     if keeper.total(codes) > allowed:
-        codes = keeper.keep_most(allowed, starts=(warm.codebooks_, free_books))
+        codes = keeper.keep_most(allowed, (1 + tolerance) * allowed, starts=(warm.codebooks_, free_books))
     num_codes = warm.num_codes
     if codes.shape[1] > len(num_codes):
         num_codes = (*num_codes, int(codes[:, -1].max(initial=0)) + 1)
@@ -124,6 +123,16 @@ def keep_codes(items: Inherited, warm: RQKMeans, plain: RQKMeans, how: Collision
         plain_changed=keeper.count_changed(plain_codes),
         over_plain=keeper.total(codes) / plain_error if plain_error > 0 else None,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """Codes of all items, the codebooks fitted to them, the error, and how many old items have other codes."""
+
+    codes: np.ndarray
+    codebooks: list[np.ndarray]
+    error: float
+    changed: int
 
 
 class _Keeper:
@@ -151,39 +160,45 @@ class _Keeper:
         self._fit_to(codes)
         return codes
 
-    def keep_most(self, allowed: float, starts: Sequence[list[np.ndarray]]) -> np.ndarray:
+    def keep_most(self, allowed: float, enough: float, starts: Sequence[list[np.ndarray]]) -> np.ndarray:
         """Codes of all items with few changes among those that have the error allowed, after fitting to them.
 
         Args:
             allowed: the error; if it is not reached, the codes are those with the least.
-            starts: codebooks to begin with; each is tried.
+            enough: an error above it, which is no reason to begin again from another start.
+            starts: codebooks to begin with, those from which most codes stay first.
         """
-        found = []
-        for number, start in enumerate(starts):
-            self.quantiser.codebooks_ = start
-            codes = self._keep_most_from(allowed)
-            missed = max(self.total(codes) - allowed, 0.0)
-            found.append((missed, self.count_changed(codes), number, codes, self.quantiser.codebooks_))
-        _, _, _, codes, self.quantiser.codebooks_ = min(found, key=lambda result: result[:3])
-        return codes
+        best: _Choice | None = None
+        for start in starts:
+            found = self._keep_most_from(start, allowed)
+            if best is None or found.error < best.error:
+                best = found
+            if best.error <= enough:
+                break
+        assert best is not None
+        self.quantiser.codebooks_ = best.codebooks
+        return best.codes
 
-    def _keep_most_from(self, allowed: float) -> np.ndarray:
-        best, best_books, best_changed = None, self.quantiser.codebooks_, len(self.items.rows) + 1
+    def _keep_most_from(self, start: list[np.ndarray], allowed: float) -> "_Choice":
+        self.quantiser.codebooks_ = start
+        best: _Choice | None = None
         granted, credit = 0.0, 0.0
         for _ in range(_ROUNDS):
             codes = self._keep_cheapest(allowed + credit)
             self._fit_to(codes)
-            left = allowed - self.total(codes)
-            if left < 0 and best is not None:  # too much was granted
-                self.quantiser.codebooks_, credit = best_books, (granted + credit) / 2
+            found = _Choice(codes, self.quantiser.codebooks_, self.total(codes), self.count_changed(codes))
+            left = allowed - found.error
+            if best is None or (best.error > allowed and found.error < best.error):
+                best = found
+            elif left < 0 and best.error <= allowed:  # too much was granted
+                self.quantiser.codebooks_, credit = best.codebooks, (granted + credit) / 2
                 continue
-            changed = self.count_changed(codes)
-            if changed >= best_changed:
+            elif left >= 0 and found.changed >= best.changed:
                 break
-            best, best_books, best_changed = codes, self.quantiser.codebooks_, changed
-            # what fitting the codebooks took off the error, the next round may spend on more old codes
-            granted, credit = credit, credit + left
-        self.quantiser.codebooks_ = best_books
+            elif left >= 0:
+                best = found
+            if left >= 0:  # what fitting the codebooks took off the error, the next round may spend on old codes
+                granted, credit = credit, credit + left
         assert best is not None
         return best
 
