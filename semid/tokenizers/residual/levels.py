@@ -17,7 +17,7 @@ from semid.tokenizers.clustering.starts import plus_plus, shrunk, spherical
 STARTS = (*engine.STARTS, "shrunk", "spherical")
 # How near to the mean a shrunk start is, and the most vectors a code that a start is drawn from.
 _SHRINKAGE, _START_ROWS = 0.3, 64
-_HARTIGAN_PASSES, _HARTIGAN_TOLERANCE = 10, 1e-3
+_HARTIGAN_PASSES, _HARTIGAN_TOLERANCE = 6, 3e-3
 # Passes between directions and the means of the vectors themselves.
 _DIRECTION_PASSES = 5
 
