@@ -99,6 +99,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
 
 def _fit_settings(config: TokenizerConfig) -> Mapping[str, Any]:
     own = asdict(config)
+    own.pop("options")  # none: the demo takes the defaults
     return {"data": DATA, "out": TOKENIZER, "emb": own.pop("embeddings"), **own}
 
 

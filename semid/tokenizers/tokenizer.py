@@ -13,6 +13,7 @@ from semid.codes import SemanticIds
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
 from semid.progress import Progress, silent
+from semid.tokenizers.collisions.placement import needs_room
 from semid.tokenizers.collisions.resolution import Resolution, check_capacity, resolve
 from semid.tokenizers.config import TokenizerConfig
 from semid.tokenizers.fusion.preprocessing import Preprocessor
@@ -390,7 +391,7 @@ class SemanticIdTokenizer:
                 f"{largest} codes a level are more than the sample of {config.sample} items: "
                 "use fewer codes or a larger sample."
             )
-        if config.collisions not in ("extra", "none") and config.overflow != "extra":
+        if needs_room(config.collisions, config.overflow):
             check_capacity(num_items, num_codes)
 
 

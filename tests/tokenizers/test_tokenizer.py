@@ -106,7 +106,7 @@ def test_save_and_load(fitted: SemanticIdTokenizer, tmp_path: Path) -> None:
         {"collisions": "extra", "weights": (1.0, 3.0), "whiten": 0.5},
         {"collisions": "none", "codes": (8, 16), "levels": 2, "sample": 300},
         {"levels": 4, "collision_level": 3, "options": {"iterations": 5}},
-        {"codes": (2, 4), "levels": 2, "overflow": "extra"},
+        {"codes": (2, 4), "levels": 2, "collisions": "nearest", "overflow": "extra"},
     ],
 )
 def test_every_setting_survives_saving(changes: dict[str, Any], tmp_path: Path) -> None:

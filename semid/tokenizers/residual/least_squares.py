@@ -55,7 +55,7 @@ def solve_codebooks(vectors: Rows, codes: np.ndarray, codebooks: Sequence[np.nda
         book -= surplus
         books[0] += surplus
     books[0] += mean
-    return [book.astype(np.float32) for book in books]
+    return [np.ascontiguousarray(book, np.float32) for book in books]
 
 
 def _solve(pairs: sp.csr_matrix, sums: np.ndarray) -> np.ndarray:
