@@ -10,7 +10,7 @@
    stay, as many as the error allowed admits; for given codebooks no other choice keeps more. The others, new items
    among them, get the codes that are free then. The codebooks are fitted to these codes, which lowers the error, so
    that more can stay: both repeat while codes are won back. This begins at the codebooks fitted to the old codes, and
-   again at those fitted freely, which keep far fewer, only where it ends at more than twice the tolerance.
+   once more at those fitted freely; what changes fewer codes is taken, if it is within twice the tolerance.
 """
 
 from collections.abc import Sequence
@@ -164,18 +164,14 @@ class _Keeper:
         """Codes of all items with few changes among those that have the error allowed, after fitting to them.
 
         Args:
-            allowed: the error; if it is not reached, the codes are those with the least.
-            enough: an error above it, which is no reason to begin again from another start.
-            starts: codebooks to begin with, those from which most codes stay first.
+            allowed: the error sought.
+            enough: an error above it; of choices that have no more the one with the fewest changes is taken, and
+                without any that of the least error.
+            starts: codebooks to begin with; each is tried.
         """
-        best: _Choice | None = None
-        for start in starts:
-            found = self._keep_most_from(start, allowed)
-            if best is None or found.error < best.error:
-                best = found
-            if best.error <= enough:
-                break
-        assert best is not None
+        found = [self._keep_most_from(start, allowed) for start in starts]
+        near = [choice for choice in found if choice.error <= enough]
+        best = min(near or found, key=lambda choice: choice.changed if near else choice.error)
         self.quantiser.codebooks_ = best.codebooks
         return best.codes
 
