@@ -27,6 +27,7 @@ from semid.tokenizers.lifecycle.refitting import refitted
 from semid.tokenizers.measuring import measure_purity, measure_quality
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.report import QualityReport
+from semid.tokenizers.rq_kmeans import RQKMeans
 from semid.tokenizers.storage import load_tokenizer, save_tokenizer
 from semid.tokenizers.vectors import MEMORY_BYTES, Latents, Vectors, collect_vectors
 
@@ -168,7 +169,13 @@ class SemanticIdTokenizer:
         return np.sort(np.random.default_rng(self.config.seed).choice(rows, sample, replace=False))
 
     def _number_items(self, tell: Progress) -> None:
-        codes = encode_rows(self.vectors_, self.quantiser_, tell)
+        quantiser = self.quantiser_
+        if isinstance(quantiser, RQKMeans) and quantiser.config.balanced is not None:
+            codes = quantiser.encode_together(
+                np.asarray(self.vectors_)
+            )  # balance is between all items of a catalogue
+        else:
+            codes = encode_rows(self.vectors_, quantiser, tell)
         tell("resolve collisions", 0, None)
         latents = Latents(self.vectors_, self.quantiser_)
         resolution = resolve(codes, latents, self.quantiser_.codebooks_, **self.collision_policy.arguments)

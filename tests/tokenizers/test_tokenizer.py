@@ -186,6 +186,15 @@ def test_progress_and_purity() -> None:
     assert purity.by_level[0] > 0.95 > purity.chance
 
 
+def test_balanced_codes_are_balanced_in_the_catalogue() -> None:
+    given = catalogue()
+    tokenizer = SemanticIdTokenizer(config(options={"balanced": 1.1}, collisions="none")).fit(given)
+    counts = np.bincount(tokenizer.semantic_ids_.codes[:, 0], minlength=16)
+    assert counts.max() <= 1.1 * np.ceil(600 / 16)
+    free = SemanticIdTokenizer(config(collisions="none")).fit(given)
+    assert np.bincount(free.semantic_ids_.codes[:, 0]).max() > counts.max()
+
+
 def test_identical_items_get_codes_of_their_own() -> None:
     vectors = np.ones((300, 4), np.float32)
     tokenizer = SemanticIdTokenizer(TokenizerConfig(embeddings=("a",), codes=8)).fit(
