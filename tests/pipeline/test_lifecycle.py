@@ -20,7 +20,8 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 VECTORS = (np.random.default_rng(0).standard_normal((400, 8)) * 0.8 ** np.arange(8)).astype(np.float32)
 OLD = np.arange(300)
 LATER = np.random.default_rng(1).permutation(np.arange(20, 400))  # 20 items are gone, 100 are new
-CONFIG = TokenizerConfig(embeddings=("a",), codes=12, svd=6)
+QUICK = {"rounds": 4, "iterations": 10, "beam": 4}
+CONFIG = TokenizerConfig(embeddings=("a",), codes=12, svd=6, options=QUICK)
 
 
 def shop(folder: Path, items: np.ndarray, vectors: np.ndarray = VECTORS, name: str = "item-{}") -> Dataset:
@@ -153,7 +154,7 @@ def test_embeddings_trained_again(shops: tuple[Path, Dataset, Dataset], tmp_path
 
 def test_cooccurrence_of_other_histories(shops: tuple[Path, Dataset, Dataset], tmp_path: Path) -> None:
     _, first, later = shops
-    config = TokenizerConfig(embeddings=(COOCCURRENCE,), codes=8, levels=4, svd=6)
+    config = TokenizerConfig(embeddings=(COOCCURRENCE,), codes=8, levels=4, svd=6, options=QUICK)
     tokenizer = fit_tokenizer(first, config, tmp_path / "t")
     for act in (lambda: append_items(tokenizer, later, None), lambda: dataset_drift(tokenizer, later, DriftConfig())):
         with pytest.raises(InputError, match="Co-occurrence is computed anew"):
