@@ -173,7 +173,7 @@ class SemanticIdTokenizer:
         if isinstance(quantiser, RQKMeans) and quantiser.config.balanced is not None:
             codes = quantiser.encode_together(
                 np.asarray(self.vectors_)
-            )  # balance is between all items of a catalogue
+            )  # balance is between all items
         else:
             codes = encode_rows(self.vectors_, quantiser, tell)
         tell("resolve collisions", 0, None)
