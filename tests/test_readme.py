@@ -28,7 +28,10 @@ def shell_lines() -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["prepare", "synth", "convert", "info", "fit", "encode", "inspect", "train", "generate", "compare", "demo"],
+    [
+        *("prepare", "synth", "convert", "info", "fit", "encode", "inspect", "append", "drift", "refit"),
+        *("train", "generate", "compare", "demo"),
+    ],
 )
 def test_every_command_has_an_example(name):
     assert re.search(rf"^\$ semid (data )?{name}\b", README, re.MULTILINE)
