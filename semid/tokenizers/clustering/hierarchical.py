@@ -15,14 +15,17 @@ from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 _COARSE_ROWS_PER_CODE = 256
 _COARSE_PASSES, _SPLIT_PASSES = 8, 5
+# A trial split has a quarter of the centroids and so many vectors for each.
+_TRIAL_SHARE, _TRIAL_ROWS_PER_CODE, _TRIAL_PASSES = 4, 32, 3
 _TILE_ROWS = 1 << 12
 
 
 def hierarchical_start(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
     """Centroids of the parts of coarse clusters: (K, d) float32.
 
-    Every coarse cluster is split in proportion to its share of the squared error, which in many dimensions makes the
-    errors of the parts equal.
+    The coarse clusters get centroids such that the last one of each is worth the same, if the squared error falls
+    with the number k of centroids as k^(-2/d). It is measured after a trial split of each into few parts: before, a
+    cluster of two far lumps, which one more centroid would serve, would seem to need many.
 
     Args:
         vectors: (N, d) float32 about their mean, N at least K.
@@ -30,21 +33,31 @@ def hierarchical_start(vectors: np.ndarray, num_codes: int, rng: np.random.Gener
         rng: of all draws.
     """
     num_groups = max(1, round(np.sqrt(num_codes)))
-    codes, values = _nearest(vectors, _coarse(vectors, num_groups, rng))
-    distances = np.maximum(np.einsum("nd,nd->n", vectors, vectors) + 2 * values, 0)
+    codes, _ = _nearest(vectors, _coarse(vectors, num_groups, rng))
     sizes = np.bincount(codes, minlength=num_groups)
-    shares = _apportion(np.bincount(codes, weights=distances, minlength=num_groups), sizes, num_codes)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    trial = _apportion(sizes, sizes, max(num_groups, num_codes // _TRIAL_SHARE))
+    errors = np.empty(num_groups)
+    seeds = rng.integers(2**63, size=(2, num_groups))
+
+    def try_out(group: int) -> None:
+        rows = members[group][:: max(1, int(sizes[group] // (_TRIAL_ROWS_PER_CODE * max(1, trial[group]))))]
+        parts = _split(vectors[rows], int(trial[group]), _TRIAL_PASSES, np.random.default_rng(seeds[0, group]))
+        errors[group] = _squared_error(vectors[rows], parts) / max(1, len(rows)) * sizes[group]
+
+    largest_first = np.argsort(-sizes, kind="stable").tolist()
+    run_tiles(try_out, largest_first)
+    dim = vectors.shape[1]
+    shares = _apportion(trial * (errors / np.maximum(trial, 1)) ** (dim / (dim + 2)), sizes, num_codes)
     firsts = np.cumsum(shares) - shares
-    seeds = rng.integers(2**63, size=num_groups)
     centroids = np.empty((num_codes, vectors.shape[1]), np.float32)
 
     def split(group: int) -> None:
         own = slice(firsts[group], firsts[group] + shares[group])
-        if shares[group]:
-            centroids[own] = _split(vectors[members[group]], int(shares[group]), np.random.default_rng(seeds[group]))
+        rng = np.random.default_rng(seeds[1, group])
+        centroids[own] = _split(vectors[members[group]], int(shares[group]), _SPLIT_PASSES, rng)
 
-    run_tiles(split, np.argsort(-sizes, kind="stable").tolist())
+    run_tiles(split, largest_first)
     return centroids
 
 
@@ -55,13 +68,21 @@ def _coarse(vectors: np.ndarray, num_groups: int, rng: np.random.Generator) -> n
     return _plain_lloyd(vectors, _draw(vectors, num_groups, rng), _COARSE_PASSES)
 
 
-def _split(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    if count == len(vectors):
+def _split(vectors: np.ndarray, count: int, passes: int, rng: np.random.Generator) -> np.ndarray:
+    """Centroids of ``count`` parts; none of no vectors."""
+    if count >= len(vectors):
         return vectors
     if count == 1:
         centre: np.ndarray = vectors.mean(0, keepdims=True)
         return centre
-    return _plain_lloyd(vectors, _draw(vectors, count, rng), _SPLIT_PASSES)
+    return _plain_lloyd(vectors, _draw(vectors, count, rng), passes)
+
+
+def _squared_error(vectors: np.ndarray, centroids: np.ndarray) -> float:
+    if not len(vectors):
+        return 0.0
+    lengths = np.einsum("nd,nd->n", vectors, vectors)
+    return float(np.maximum(lengths + 2 * _nearest(vectors, centroids)[1], 0).sum(dtype=np.float64))
 
 
 def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -26,6 +26,7 @@ def lloyd(
     iterations: int,
     tolerance: float,
     rng: np.random.Generator,
+    relaxation: float = 1.0,
     screen: Callable[[np.ndarray], Projection] | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, float]:
@@ -37,6 +38,9 @@ def lloyd(
         iterations: most passes.
         tolerance: stop once a pass lowers the error by less than this share; 0 runs until no vector moves.
         rng: of the repair of empty clusters.
+        relaxation: how far a centroid moves towards the mean of its vectors and, above 1, beyond it. Below 2 the
+            error still falls with every pass, and where it falls slowly, as on residuals, it falls faster and lower.
+            The result are means in any case.
         screen: makes the projection of the vectors that is best to screen with for some centroids; has no effect on
             the result. Asked again after the first pass: a start may lie in fewer dimensions than means do.
         progress: called with the pass, from 1, and the mean squared distance before it.
@@ -47,26 +51,29 @@ def lloyd(
     projection = None if screen is None else screen(centroids)
     prepared = PreparedVectors(vectors, centroids, projection)
     sums = ClusterSums(vectors, len(centroids))
-    previous, inertia = np.inf, np.inf
+    previous, inertia, means, relaxed = np.inf, np.inf, centroids, False
     for iteration in range(1, iterations + 1):
         codes = prepared.assign(centroids)
         moved = sums.update(codes)
         inertia = sums.inertia(centroids)
         if progress is not None:
             progress(iteration, inertia / len(vectors))
-        if not moved:
+        if not (moved or relaxed):
             break
-        centroids = fill_empty(
-            vectors, codes, sums.means(centroids), rng, np.bincount(codes, minlength=len(centroids))
-        )
-        if previous - inertia < tolerance * previous < np.inf:
-            break
-        previous = inertia
+        plain = sums.means(centroids)
+        means = fill_empty(vectors, codes, plain, rng, sums.counts)
+        if not moved or previous - inertia < tolerance * previous < np.inf:
+            if not relaxed:
+                break
+            relaxation = 1.0  # what relaxed steps have reached, plain ones end
+        previous, relaxed = inertia, relaxation > 1
+        stride = np.where((means == plain).all(1), relaxation, 1.0).astype(np.float32)[:, None]
+        centroids = centroids + stride * (means - centroids) if relaxed else means
         if screen is not None and iteration == 1:
             better = screen(centroids)
             if better is not projection:
                 prepared = PreparedVectors(vectors, centroids, better)
-    return centroids, inertia
+    return means, inertia
 
 
 class ClusterSums:
@@ -75,6 +82,9 @@ class ClusterSums:
     Args:
         vectors: (N, D) float32, kept.
         num_codes: K.
+
+    Attributes:
+        counts: (K,) number of each.
     """
 
     def __init__(self, vectors: np.ndarray, num_codes: int) -> None:
@@ -83,7 +93,7 @@ class ClusterSums:
         self._energy = _energy(vectors, self._mean.astype(np.float32))
         self._codes: np.ndarray | None = None
         self._sums = np.zeros((num_codes, vectors.shape[1]))  # about the mean
-        self._counts = np.zeros(num_codes, np.int64)
+        self.counts = np.zeros(num_codes, np.int64)
 
     def update(self, codes: np.ndarray) -> int:
         """Take over (N,) codes; returns how many differ from those before."""
@@ -95,7 +105,7 @@ class ClusterSums:
         else:
             signs = np.repeat(np.array([-1, 1], np.float32), len(moved))
             self._add(np.concatenate([moved, moved]), np.concatenate([before[moved], codes[moved]]), signs)
-        self._counts = np.bincount(codes, minlength=len(self._counts))
+        self.counts = np.bincount(codes, minlength=len(self.counts))
         self._codes = codes.copy()
         return len(moved)
 
@@ -103,11 +113,11 @@ class ClusterSums:
         """Sum of squared distances of the vectors to the centroids of their codes."""
         own = centroids - self._mean
         cross = float(np.einsum("kd,kd->", self._sums, own))
-        return max(0.0, self._energy - 2 * cross + float(self._counts @ np.einsum("kd,kd->k", own, own)))
+        return max(0.0, self._energy - 2 * cross + float(self.counts @ np.einsum("kd,kd->k", own, own)))
 
     def means(self, centroids: np.ndarray) -> np.ndarray:
         """The mean of each centroid's vectors; those without any stay where they are. (K, D) float32"""
-        counts = self._counts[:, None]
+        counts = self.counts[:, None]
         return np.where(counts, self._sums / np.maximum(counts, 1) + self._mean, centroids).astype(np.float32)
 
     def _add(self, rows: np.ndarray, codes: np.ndarray, signs: np.ndarray) -> None:

@@ -27,21 +27,22 @@ def nearest_pairs(
         codes: (P,) its centroid.
 
     Returns:
-        The distinct rows, rising, and the code of each.
+        The distinct rows and the code of each.
     """
     if not len(rows):
         return rows, codes
-    order = np.lexsort((codes, rows))
+    order = np.argsort(rows.astype(np.int64) * len(centroids) + codes)
     rows, codes = rows[order], codes[order]
     rows, codes = _within_reach(rows, codes, squared_distances(vectors, centroids, rows, codes), vectors.shape[1])
     several = _in_groups_of_several(rows)
-    if several.any():
-        exact = np.zeros(len(rows))
-        exact[several] = squared_distances(vectors, centroids, rows[several], codes[several], np.float64)
-        order = np.lexsort((codes, exact, rows))
-        rows, codes = rows[order], codes[order]
-    first = _starts(rows)
-    return rows[first], codes[first]
+    if not several.any():
+        return rows, codes
+    close_rows, close_codes = rows[several], codes[several]
+    exact = squared_distances(vectors, centroids, close_rows, close_codes, np.float64)
+    order = np.lexsort((close_codes, exact, close_rows))
+    close_rows, close_codes = close_rows[order], close_codes[order]
+    first = _starts(close_rows)
+    return np.append(rows[~several], close_rows[first]), np.append(codes[~several], close_codes[first])
 
 
 def squared_distances(
