@@ -59,7 +59,7 @@ class KMeansConfig:
 
     num_codes: int
     iterations: int = 25
-    tolerance: float = 1e-4
+    tolerance: float = 2e-4
     sample: int | None = None
     seed: int = 0
     relaxation: float = 1.7

@@ -63,9 +63,9 @@ def lloyd(
         plain = sums.means(centroids)
         means = fill_empty(vectors, codes, plain, rng, sums.counts)
         if not moved or previous - inertia < tolerance * previous < np.inf:
-            if not relaxed:
+            if not relaxed or tolerance > 0:
                 break
-            relaxation = 1.0  # what relaxed steps have reached, plain ones end
+            relaxation = 1.0  # a mean is where plain steps end
         previous, relaxed = inertia, relaxation > 1
         stride = np.where((means == plain).all(1), relaxation, 1.0).astype(np.float32)[:, None]
         centroids = centroids + stride * (means - centroids) if relaxed else means
