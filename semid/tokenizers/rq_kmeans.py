@@ -176,7 +176,7 @@ class RQKMeans:
         vectors = np.ascontiguousarray(vectors, np.float32)
         check_trainable(vectors, self.num_codes)
         fitted, held_out = self._split(vectors, rng)
-        rounds = self._num_rounds(len(fitted), held_out)
+        rounds = self._num_rounds(len(fitted)) if len(held_out) else 0
         tell = _Steps(progress, self.config.levels, rounds)
         if start is None:
             codes = self._fit_levels(fitted, held_out, rng, tell)
@@ -237,16 +237,17 @@ class RQKMeans:
         """The vectors to fit to, and those held out: none where nothing is judged or too few would be left."""
         config, num_rows = self.config, len(vectors)
         count = min(int(_HELD_OUT * num_rows), _MOST_HELD_OUT)
-        judges = not config.by_level and (config.rounds != 0 or config.hartigan == "judged")
+        moves = config.hartigan == "judged" and any(self._hartigan(num_rows - count, size) for size in self.num_codes)
+        judges = self._num_rounds(num_rows - count) > 0 or (moves and not config.by_level)
         if not judges or count < 1 or num_rows - count < _FEWEST_ROWS * max(self.num_codes):
             return vectors, vectors[:0]
         held_out = np.zeros(num_rows, bool)
         held_out[rng.choice(num_rows, count, replace=False)] = True
         return vectors[~held_out], vectors[held_out]
 
-    def _num_rounds(self, num_rows: int, held_out: np.ndarray) -> int:
+    def _num_rounds(self, num_rows: int) -> int:
         config = self.config
-        if config.by_level or config.levels == 1 or not len(held_out):
+        if config.by_level or config.levels == 1:
             return 0
         if config.rounds is not None or config.paths == 1:
             return config.rounds or 0
