@@ -7,8 +7,9 @@ new items are then both strangers to it. Without drift their errors have one dis
 The verdict is ``refit`` where, at an overall confidence of 95 %, one of these holds (Bonferroni over the four):
     the mean error of new items is more than 5 % above that of held-out old ones: seeds of one fit differ by up to
         4 %, so less could be had by chance;
-    more than 5 % of the new items are farther from their codes than 99 % of the held-out old ones are;
-    the share of new items whose own prefix had no room for them is 10 points above that of the old ones;
+    the share of new items that are farther from their codes than 99 % of one half of the held-out old ones is 5
+        points above that of the other half;
+    the share of new items whose prefix more items want than it has codes is 10 points above that of old ones;
     the components hold 10 points less of the energy of new items than of held-out old ones (``energy.py``).
 Few new items give wide intervals, and no verdict that these do not bear.
 """
@@ -25,7 +26,7 @@ from semid.tokenizers.collisions.packing import bucket_sizes
 from semid.tokenizers.lifecycle.append import encode_rows
 from semid.tokenizers.lifecycle.drift_report import DriftReport, GroupFacts, percent
 from semid.tokenizers.lifecycle.energy import Energy
-from semid.tokenizers.lifecycle.intervals import ratio_of_means, share_difference, share_interval
+from semid.tokenizers.lifecycle.intervals import ratio_of_means, share_difference
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.vectors import Vectors, row_blocks
 
@@ -42,8 +43,8 @@ class DriftConfig:
 
     Attributes:
         tolerance: rise of the mean error of new items over held-out old ones that is let pass.
-        far: share of new items that may be farther from their codes than 99 % of the held-out old ones.
-        displaced: rise of the share of items without room in their own prefix that is let pass.
+        far: rise of the share of items farther from their codes than 99 % of unseen old ones that is let pass.
+        crowded: rise of the share of items whose prefix more items want than it has codes that is let pass.
         lost: fall of the share of the energy that the components hold that is let pass.
         confidence: of the verdict.
         seed: of the samples and of the held-out items.
@@ -51,7 +52,7 @@ class DriftConfig:
 
     tolerance: float = 0.05
     far: float = 0.05
-    displaced: float = 0.10
+    crowded: float = 0.10
     lost: float = 0.10
     confidence: float = 0.95
     seed: int = 0
@@ -144,6 +145,7 @@ def _describe_groups(
 ) -> tuple[GroupFacts, GroupFacts]:
     members = ~items.is_new, items.is_new
     colliding = bucket_sizes(nearest[members[0]]) > 1, (bucket_sizes(nearest) > 1)[members[1]]
+    crowded = bucket_sizes(nearest[:, :-1]) > quantiser.num_codes[-1]
     displaced = (nearest[:, :-1] != items.codes[:, : nearest.shape[1] - 1]).any(axis=1)
     sums, variance = _error_sums(items, nearest, quantiser)
     size = int(items.is_new.sum())
@@ -157,6 +159,7 @@ def _describe_groups(
             relative_error=sums[number] / max(int((member & items.known).sum()), 1) / variance,
             unseen_error=float(unseen[number].mean()) / variance if len(unseen[number]) else 0.0,
             colliding=float(colliding[number].mean()),
+            crowded=float(crowded[member].mean()),
             displaced=float(displaced[member].mean()),
             perplexity=_perplexities(nearest[counted[number]], quantiser.num_codes),
             coverage={name: float(np.mean(has[member])) for name, has in items.coverage.items()},
@@ -202,20 +205,24 @@ def _judge(
     held, fresh = errors
     each = 1 - (1 - config.confidence) / 4
     ratio, interval = _ratio(fresh, held, each)
-    count = int((fresh > np.quantile(held, 0.99)).sum())
-    far_interval = share_interval(count, len(fresh), each)
-    moved = share_difference(
-        round(new.displaced * new.items), new.items, round(old.displaced * old.items), old.items, each
+    limit, judged = np.quantile(held[::2], 0.99), held[1::2]
+    far, far_old = int((fresh > limit).sum()), int((judged > limit).sum())
+    far_interval = share_difference(far, len(fresh), far_old, len(judged), each)
+    crowding = share_difference(
+        round(new.crowded * new.items), new.items, round(old.crowded * old.items), old.items, each
     )
     reasons = []
     if interval is not None and interval[0] > 1 + config.tolerance:
         reasons.append(f"the error of new items is at least {percent(interval[0] - 1)} above that of unseen old ones")
     if far_interval[0] > config.far:
-        reasons.append(f"at least {percent(far_interval[0])} of the new items are far from any code")
-    if moved[0] > config.displaced:
         reasons.append(
-            f"{percent(new.displaced)} of the new items found no room in their own prefix, of the old ones "
-            f"{percent(old.displaced)}"
+            f"{percent(far / len(fresh))} of the new items are far from any code, of unseen old ones "
+            f"{percent(far_old / len(judged))}"
+        )
+    if crowding[0] > config.crowded:
+        reasons.append(
+            f"more items want the prefix than it has codes for {percent(new.crowded)} of the new items, for "
+            f"{percent(old.crowded)} of the old ones"
         )
     if energies is not None and _surely_lost(*energies, each) > config.lost:
         reasons.append(
@@ -230,7 +237,7 @@ def _judge(
         new=new,
         error_ratio=ratio,
         error_interval=interval,
-        far=count / len(fresh),
+        far=far / len(fresh),
         far_interval=far_interval,
         confidence=config.confidence,
     )

@@ -15,7 +15,8 @@ class GroupFacts:
         relative_error: mean squared error of the nearest codes, over the variance of the old items.
         unseen_error: the same under a quantiser that saw none of them: of held-out old items, and of new ones.
         colliding: share whose nearest codes another item has too; among the old items for these, among all for new.
-        displaced: share whose codes begin otherwise than their nearest codes do, the last level aside.
+        crowded: share whose prefix, all levels but the last, more items want than it has codes.
+        displaced: share whose codes begin with another prefix than their nearest codes do.
         perplexity: per level, of the nearest codes; of the old items in a sample as large as the new group.
         coverage: share with each embedding.
         captured: share of the energy that components hold which were fitted to none of them; None where not known.
@@ -26,6 +27,7 @@ class GroupFacts:
     relative_error: float
     unseen_error: float
     colliding: float
+    crowded: float
     displaced: float
     perplexity: tuple[float, ...]
     coverage: dict[str, float]
@@ -43,7 +45,7 @@ class DriftReport:
         error_ratio: unseen error of new items over that of held-out old ones; None where it cannot be told.
         error_interval: its confidence interval.
         far: share of new items farther from their codes than 99 % of the held-out old ones.
-        far_interval: its confidence interval.
+        far_interval: confidence interval of how far it is above the share of other held-out old items.
         confidence: of all intervals together.
     """
 
@@ -88,7 +90,8 @@ class DriftReport:
             ("relative error", f"{old.relative_error:.4f}", f"{new.relative_error:.4f}"),
             ("relative error, unseen", f"{old.unseen_error:.4f}", f"{new.unseen_error:.4f}"),
             ("codes wanted by others", percent(old.colliding), percent(new.colliding)),
-            ("no room in own prefix", percent(old.displaced), percent(new.displaced)),
+            ("prefix wanted by too many", percent(old.crowded), percent(new.crowded)),
+            ("in another prefix", percent(old.displaced), percent(new.displaced)),
         ]
         rows += [
             (f"perplexity, level {level}", f"{one:.1f}", f"{other:.1f}")
@@ -107,7 +110,9 @@ class DriftReport:
             rows.append(("error, new over unseen old", f"{self.error_ratio:.3f} ({low:.3f} to {high:.3f})"))
         if self.far is not None and self.far_interval is not None:
             low, high = self.far_interval
-            rows.append(("new items far from any code", f"{percent(self.far)} ({percent(low)} to {percent(high)})"))
+            rows.append(
+                ("new items far from any code", f"{percent(self.far)} (rise {percent(low)} to {percent(high)})")
+            )
         return rows + [("because", reason) for reason in self.reasons]
 
 
