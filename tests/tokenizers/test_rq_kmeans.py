@@ -67,12 +67,13 @@ def test_wide_beam_finds_the_best_of_all_paths() -> None:
 def test_each_lever_lowers_the_error_of_vectors_held_out() -> None:
     vectors = clustered(4, 3000, 48)
     fit, held_out = vectors[:2600], vectors[2600:]
-    steps = [PLAIN, {"beam": 1, "rounds": 0}, {"rounds": 0}, {"noise": 0.0}]
+    # Hartigan's moves alone are not among them: what they gain here, vectors held out to judge them cost.
+    steps = [{"beam": 1, "rounds": 0}, {"rounds": 0}, {"noise": 0.0}, {}]
     errors = [error(fitted(fit, levels=3, codes=64, **settings), held_out) for settings in steps]
     assert all(later < earlier for earlier, later in itertools.pairwise(errors))
-    default = fitted(fit, levels=3, codes=64)
-    assert error(default, held_out) < 0.9 * errors[0]
-    assert error(default, fit) < 0.9 * error(fitted(fit, levels=3, codes=64, **PLAIN), fit)
+    default, plain = fitted(fit, levels=3, codes=64), fitted(fit, levels=3, codes=64, **PLAIN)
+    assert error(default, held_out) < 0.9 * error(plain, held_out)
+    assert error(default, fit) < 0.9 * error(plain, fit)
 
 
 @pytest.mark.parametrize(
