@@ -32,7 +32,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "rq-kmeans+": {"quantiser": "rq-kmeans+"},
     "rq-vae": {"quantiser": "rq-vae"},
     "rq-vae, LETTER": {"quantiser": "rq-vae", "options": {"collaborative": 0.1, "diversity": 0.1}},
-    "pq": {"quantiser": "pq"},
+    "pq": {"quantiser": "opq", "options": {"rotations": 0}},
     "opq": {"quantiser": "opq"},
     "fsq": {"quantiser": "fsq"},
     "opq, 32 levels": {"quantiser": "opq", "levels": 32},

@@ -59,9 +59,9 @@ def fit(
     ] = "regression",
     whiten: Annotated[float, typer.Option(help="Whitening of the components, 0 none to 1 full.")] = 0.0,
     rotate: Annotated[
-        bool, typer.Option("--rotate", help="Turn the components at random, for opq, pq and fsq.")
+        bool, typer.Option("--rotate", help="Turn the components at random, for opq without rotations of its own.")
     ] = False,
-    quantiser: Annotated[str, typer.Option(help="rq-kmeans, rq-kmeans+, rq-vae, opq, pq, or fsq.")] = "rq-kmeans",
+    quantiser: Annotated[str, typer.Option(help="rq-kmeans, rq-kmeans+, rq-vae, opq, or fsq.")] = "rq-kmeans",
     levels: Annotated[int, typer.Option(help="Codes an item.")] = 3,
     codes: Annotated[
         int | tuple[int, ...],
