@@ -31,7 +31,7 @@ class TokenizerConfig:
         collisions: ``optimal``, ``nearest``, ``random-k``, ``extra`` or ``none``; see ``collisions``.
         collision_level: level, from 1, at which ``nearest`` and ``random-k`` move items; None for the last.
         overflow: ``spill``, ``random``, ``extra`` or ``error``.
-        sample: most items to fit on; None for as many as fit into 256 MiB, and at least 64 a code.
+        sample: most items to fit on; None for as many as fit into 128 MiB, and at least 64 a code.
         seed: of every random choice.
     """
 

@@ -29,11 +29,12 @@ from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.report import QualityReport
 from semid.tokenizers.rq_kmeans import RQKMeans
 from semid.tokenizers.storage import load_tokenizer, save_tokenizer
-from semid.tokenizers.vectors import MEMORY_BYTES, Latents, Vectors, collect_vectors
+from semid.tokenizers.vectors import Latents, Vectors, collect_vectors
 
 __all__ = ["SemanticIdTokenizer", "TokenizerConfig"]
 
-# A fit on a sample keeps at least so many items a code.
+# Vectors to fit on: so many bytes, of which k-means makes a few copies, and at least so many items a code.
+_FIT_BYTES = 128 << 20
 _ROWS_PER_CODE = 64
 
 
@@ -163,7 +164,7 @@ class SemanticIdTokenizer:
                 f"{largest} codes a level are more than the {len(rows)} items with an embedding: "
                 f"use at most {len(rows)} codes."
             )
-        sample = self.config.sample or max(MEMORY_BYTES // (4 * self.vectors_.shape[1]), _ROWS_PER_CODE * largest)
+        sample = self.config.sample or max(_FIT_BYTES // (4 * self.vectors_.shape[1]), _ROWS_PER_CODE * largest)
         if sample >= len(rows):
             return rows
         return np.sort(np.random.default_rng(self.config.seed).choice(rows, sample, replace=False))
@@ -171,9 +172,7 @@ class SemanticIdTokenizer:
     def _number_items(self, tell: Progress) -> None:
         quantiser = self.quantiser_
         if isinstance(quantiser, RQKMeans) and quantiser.config.balanced is not None:
-            codes = quantiser.encode_together(
-                np.asarray(self.vectors_)
-            )  # balance is between all items
+            codes = quantiser.encode_together(np.asarray(self.vectors_))  # balance is between all items
         else:
             codes = encode_rows(self.vectors_, quantiser, tell)
         tell("resolve collisions", 0, None)

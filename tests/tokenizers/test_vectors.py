@@ -7,6 +7,7 @@ from semid.data.features import Embedding
 from semid.errors import InputError
 from semid.tokenizers import tokenizer as module
 from semid.tokenizers import vectors as stored
+from semid.tokenizers.rq_kmeans import RQKMeans
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 from semid.tokenizers.vectors import StoredVectors, read_vectors, row_blocks, write_vectors
 
@@ -49,8 +50,7 @@ def test_a_fit_on_disk_is_the_fit_in_memory(tmp_path: Path, monkeypatch: pytest.
     given = [Embedding("a", np.where(valid[:, None], rng.standard_normal((500, 12)), 0).astype(np.float16), valid)]
     config = TokenizerConfig(embeddings=("a",), codes=16, svd=8, sample=400)
     in_memory = SemanticIdTokenizer(config).fit(given)
-    for place in (module, stored):
-        monkeypatch.setattr(place, "MEMORY_BYTES", 1000)
+    monkeypatch.setattr(stored, "MEMORY_BYTES", 1000)
     on_disk = SemanticIdTokenizer(config).fit(given, scratch=tmp_path)
     assert isinstance(on_disk.vectors_, StoredVectors)
     assert on_disk.report_ == in_memory.report_
@@ -59,5 +59,21 @@ def test_a_fit_on_disk_is_the_fit_in_memory(tmp_path: Path, monkeypatch: pytest.
     loaded = SemanticIdTokenizer.load(tmp_path / "t")
     assert isinstance(loaded.vectors_, StoredVectors)
     np.testing.assert_array_equal(np.asarray(loaded.vectors_), in_memory.vectors_)
-    del on_disk
+    del on_disk, loaded
     assert [path.name for path in tmp_path.iterdir()] == ["t"]  # the scratch file went with its owner
+
+
+def test_a_large_catalogue_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).standard_normal((3000, 8)).astype(np.float32)
+    given = [Embedding("a", vectors, np.ones(3000, bool))]
+    config = TokenizerConfig(embeddings=("a",), codes=16, svd=8)
+    monkeypatch.setattr(module, "_FIT_BYTES", 2000 * 4 * 8)
+    sampled = SemanticIdTokenizer(config).fit(given)
+    seen = []
+    monkeypatch.setattr(RQKMeans, "fit", lambda self, rows, **_: seen.append(len(rows)) or sampled.quantiser_)
+    again = SemanticIdTokenizer(config).fit(given)
+    assert seen == [2000]
+    assert again.semantic_ids_.is_unique
+    monkeypatch.setattr(module, "_FIT_BYTES", 1)
+    SemanticIdTokenizer(config).fit(given)
+    assert seen[1] == 64 * 16

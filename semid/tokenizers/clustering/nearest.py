@@ -27,7 +27,7 @@ from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of values: what fits into the cache of a core.
 _TILE_ELEMENTS = 1 << 21
-_TILE_ROWS = (64, 4096)
+_TILE_ROWS = (64, 2048)
 _PROBES = 64
 # With fewer pairs than this, preparing for products in half precision costs more than it saves.
 _HALF = 1 << 20

@@ -26,7 +26,7 @@ from semid.tokenizers.clustering.tiles import row_tiles, run_tiles
 
 # Elements of one tile of screen values: what fits into the cache of a core.
 _TILE_ELEMENTS = 1 << 21
-_TILE_ROWS = (64, 8192)
+_TILE_ROWS = (64, 4096)
 # The library that multiplies compiles its code anew for every size, at the cost of a small tile: few sizes are used.
 _COLUMN_STEP = 128
 # Rows with several candidates are decided after so many tiles, or earlier if there are so many pairs.

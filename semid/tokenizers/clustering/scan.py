@@ -13,7 +13,7 @@ import torch
 from semid.tokenizers.clustering.screening import Columns, Frame, Rows, thresholds, upper_bounds
 
 # Narrower tiles are laid out with a row for each centroid: minima along short rows are slow.
-_WIDE = 512
+_WIDE = 256
 # In a narrow tile candidates are sought before the chosen centroid is known, with error terms so far above the mean.
 _TYPICAL = np.float32(1.5)
 
