@@ -48,20 +48,25 @@ def fit_kmeans_tensors(
     centroids = _start(vectors, config, rng) if start is None else start.float()
     prepared = PreparedTensors(vectors, centroids)
     before: torch.Tensor | None = None
-    previous = np.inf
+    previous, means, relaxation, relaxed = np.inf, centroids, config.relaxation, False
     for iteration in range(1, config.iterations + 1):
         codes = prepared.assign(centroids)
         clusters = Clusters(vectors, codes, centroids)
         inertia = float(clusters.cost.sum())
         if progress is not None:
             progress(iteration, inertia / len(vectors))
-        if before is not None and torch.equal(codes, before):
+        moved = before is None or not torch.equal(codes, before)
+        if not (moved or relaxed):
             break
-        centroids = clusters.fill_empty(clusters.means, rng)
-        if previous - inertia < config.tolerance * previous < np.inf:
-            break
-        before, previous = codes, inertia
-    return centroids
+        means = clusters.fill_empty(clusters.means, rng)
+        if not moved or previous - inertia < config.tolerance * previous < np.inf:
+            if not relaxed or config.tolerance > 0:
+                break
+            relaxation = 1.0  # a mean is where plain steps end
+        before, previous, relaxed = codes, inertia, relaxation > 1
+        stride = 1 + (relaxation - 1) * (means == clusters.means).all(1, keepdim=True).float()
+        centroids = centroids + stride * (means - centroids) if relaxed else means
+    return means
 
 
 class Clusters:

@@ -33,7 +33,7 @@ def test_passes_are_lloyds(elements, monkeypatch):
     monkeypatch.setattr(kmeans_gpu, "_BLOCK_ELEMENTS", elements)
     vectors = _mixture(800)
     seen = []
-    config = KMeansConfig(num_codes=20, iterations=7, tolerance=0)
+    config = KMeansConfig(num_codes=20, iterations=7, tolerance=0, relaxation=1.0)
     centroids = fit_kmeans_tensors(
         vectors, config, start=vectors[:20], progress=lambda number, error: seen.append((number, error))
     )
