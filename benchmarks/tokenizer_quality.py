@@ -31,9 +31,9 @@ from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.fitting import COOCCURRENCE, fit_tokenizer
 from semid.pipeline.training import train_recommender
+from semid.progress import Progress
 from semid.ranking import Ranking
 from semid.tokenizers.family import FAMILY, Member
-from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 from semid.tokenizers.tokenizer import TokenizerConfig
 
@@ -46,7 +46,7 @@ class FaissGreedy(RQKMeans):
     """``faiss.Kmeans`` with its defaults on the residuals of each level, the nearest centroid at every level."""
 
     def fit(
-        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
+        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: Progress | None = None
     ) -> "FaissGreedy":
         """Fit level by level."""
         residuals = np.array(vectors, np.float32)

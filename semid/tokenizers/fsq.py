@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from semid.errors import InputError
+from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least
 from semid.tokenizers.neural.autoencoder import AutoEncoder, NeuralQuantiser
 from semid.tokenizers.neural.grid import GridCodebooks, grid_of
 from semid.tokenizers.neural.networks import Around, Mlp
 from semid.tokenizers.neural.training import TrainedConfig, one_thread, train
-from semid.tokenizers.quantiser import FitProgress
 
 # tanh(0.8 x) is within .02 of 2 Φ(x) − 1, so that normal coordinates fill the cells alike.
 _SLOPE = 0.8
@@ -99,7 +99,7 @@ class FSQ(NeuralQuantiser):
         inputs: Tensor,
         side: np.ndarray | None,
         generator: torch.Generator,
-        progress: FitProgress | None,
+        progress: Progress | None,
     ) -> None:
         with one_thread(), torch.no_grad():
             _start(network, inputs / network.scale)

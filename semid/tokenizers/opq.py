@@ -14,10 +14,10 @@ from typing import Self
 import numpy as np
 
 from semid.errors import InputError
+from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import assign
-from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.rq_kmeans import decode
 
 # Passes of k-means before the rotation first changes, and after it last did.
@@ -77,9 +77,7 @@ class OPQ:
         """K of each level."""
         return self.config.num_codes
 
-    def fit(
-        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
-    ) -> Self:
+    def fit(self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: Progress | None = None) -> Self:
         """Fit to (N, D) float32 vectors.
 
         Args:

@@ -1,12 +1,11 @@
 """What every quantiser of the family offers, so that collisions, reports and the tokenizer need to know no more."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
-# Called with the stage, the steps done and the steps of the whole fit.
-FitProgress = Callable[[str, int, int], None]
+from semid.progress import Progress
 
 
 class Quantiser(Protocol):
@@ -28,7 +27,7 @@ class Quantiser(Protocol):
         ...
 
     def fit(
-        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
+        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: Progress | None = None
     ) -> "Quantiser":
         """Fit to (N, D) float32 vectors.
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semid.errors import InputError
+from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import assign
-from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.residual.beam import beam_encode
 from semid.tokenizers.residual.levels import (
     STARTS,
@@ -140,7 +140,7 @@ class RQKMeans:
         return self.config.num_codes
 
     def fit(
-        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
+        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: Progress | None = None
     ) -> "RQKMeans":
         """Fit the codebooks to (N, D) float32 vectors.
 
@@ -155,7 +155,7 @@ class RQKMeans:
         return self._fit(vectors, None, progress)
 
     def fit_from(
-        self, codebooks: Sequence[np.ndarray], vectors: np.ndarray, *, progress: FitProgress | None = None
+        self, codebooks: Sequence[np.ndarray], vectors: np.ndarray, *, progress: Progress | None = None
     ) -> "RQKMeans":
         """Fit to (N, D) float32 vectors from codebooks at hand, such as those of an earlier catalogue.
 
@@ -169,9 +169,7 @@ class RQKMeans:
         """
         return self._fit(vectors, codebooks, progress)
 
-    def _fit(
-        self, vectors: np.ndarray, start: Sequence[np.ndarray] | None, progress: FitProgress | None
-    ) -> "RQKMeans":
+    def _fit(self, vectors: np.ndarray, start: Sequence[np.ndarray] | None, progress: Progress | None) -> "RQKMeans":
         rng = np.random.default_rng(self.config.seed)
         vectors = np.ascontiguousarray(vectors, np.float32)
         check_trainable(vectors, self.num_codes)
@@ -339,7 +337,7 @@ class RQKMeans:
 class _Steps:
     """Counts what is done, and tells."""
 
-    def __init__(self, progress: FitProgress | None, levels: int, rounds: int) -> None:
+    def __init__(self, progress: Progress | None, levels: int, rounds: int) -> None:
         self.progress, self.total, self.done = progress, levels + rounds, 0
 
     def level(self) -> None:

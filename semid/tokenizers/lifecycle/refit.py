@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from semid.codes import SemanticIds
+from semid.progress import Progress
 from semid.tokenizers.collisions.packing import pack
 from semid.tokenizers.collisions.placement import place, squared_errors
 from semid.tokenizers.collisions.rows import ChosenRows, Rows
 from semid.tokenizers.lifecycle.append import CollisionPolicy, encode_rows
 from semid.tokenizers.lifecycle.labels import relabel
 from semid.tokenizers.lifecycle.warm import spread_out
-from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.residual.least_squares import solve_codebooks
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
@@ -52,7 +52,7 @@ class Inherited:
 
 
 def fit_from_codes(
-    vectors: np.ndarray, codes: np.ndarray, config: RQKMeansConfig, *, progress: FitProgress | None = None
+    vectors: np.ndarray, codes: np.ndarray, config: RQKMeansConfig, *, progress: Progress | None = None
 ) -> RQKMeans:
     """Residual codebooks that begin at those the old codes stand for, and keep their labels.
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from semid.errors import InputError
+from semid.progress import Progress
 from semid.tokenizers.checks import check_trainable, check_width
 from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.neural.codebooks import Bottleneck, Quantised
 from semid.tokenizers.neural.training import TrainedConfig, chosen_device, one_thread
-from semid.tokenizers.quantiser import FitProgress
 
 # Rows that go through a network at once.
 _ROWS = 1 << 13
@@ -77,9 +77,7 @@ class NeuralQuantiser(ABC):
         """K of each level."""
         return self.config.num_codes
 
-    def fit(
-        self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: FitProgress | None = None
-    ) -> Self:
+    def fit(self, vectors: np.ndarray, *, side: np.ndarray | None = None, progress: Progress | None = None) -> Self:
         """Fit to (N, D) float32 vectors; see :class:`semid.tokenizers.quantiser.Quantiser`.
 
         Raises:
@@ -106,7 +104,7 @@ class NeuralQuantiser(ABC):
         inputs: Tensor,
         side: np.ndarray | None,
         generator: torch.Generator,
-        progress: FitProgress | None,
+        progress: Progress | None,
     ) -> None:
         """Start the codebooks, then change the network in place."""
 

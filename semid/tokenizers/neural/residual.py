@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from semid.errors import InputError
+from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least
 from semid.tokenizers.neural.autoencoder import AutoEncoder, NeuralQuantiser
 from semid.tokenizers.neural.codebooks import Quantised, ResidualCodebooks
 from semid.tokenizers.neural.gradients import GRADIENTS
 from semid.tokenizers.neural.training import TrainedConfig, one_thread, train
-from semid.tokenizers.quantiser import FitProgress
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig
 
 # Vectors that the codebooks start on; more move the start little.
@@ -88,7 +88,7 @@ class ResidualAutoEncoder(NeuralQuantiser):
         inputs: Tensor,
         side: np.ndarray | None,
         generator: torch.Generator,
-        progress: FitProgress | None,
+        progress: Progress | None,
     ) -> None:
         codebooks = network.codebooks
         assert isinstance(codebooks, ResidualCodebooks)
@@ -128,14 +128,12 @@ class ResidualAutoEncoder(NeuralQuantiser):
         return [book / np.float32(unit) for book in RQKMeans(config).fit(latents).codebooks_]
 
 
-def _later(progress: FitProgress | None, before: int, total: int) -> FitProgress | None:
+def _later(progress: Progress | None, before: int, total: int) -> Progress | None:
     """The progress of a part of the training that some steps went before."""
     return None if progress is None else lambda stage, done, _: progress(stage, before + done, total)
 
 
-def _train_uncoded(
-    network: AutoEncoder, inputs: Tensor, config: ResidualConfig, progress: FitProgress | None
-) -> None:
+def _train_uncoded(network: AutoEncoder, inputs: Tensor, config: ResidualConfig, progress: Progress | None) -> None:
     def loss_of(rows: Tensor) -> Tensor:
         return network.error(inputs[rows], network.encode(inputs[rows]))
 

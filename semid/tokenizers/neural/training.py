@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from semid.errors import InputError
+from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, codes_per_level
-from semid.tokenizers.quantiser import FitProgress
 
 # Steps between two looks for dead codes; none late in the training, when a new code could no longer settle.
 _RESTART_EVERY = 50
@@ -91,7 +91,7 @@ def train(
     config: TrainedConfig,
     *,
     restart: Callable[[Tensor, torch.optim.Optimizer], None] | None = None,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Lower a loss over mini-batches.
 

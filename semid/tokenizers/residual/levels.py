@@ -10,7 +10,7 @@ from semid.tokenizers.clustering import kmeans as engine
 from semid.tokenizers.clustering.balanced import assign_balanced, fit_balanced
 from semid.tokenizers.clustering.hartigan import hartigan
 from semid.tokenizers.clustering.kmeans import KMeansConfig, Start, fit_kmeans
-from semid.tokenizers.clustering.means import cell_means
+from semid.tokenizers.clustering.lloyd import ClusterSums
 from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.clustering.starts import plus_plus, shrunk, spherical
 
@@ -122,9 +122,11 @@ def _fit_directions(residuals: np.ndarray, config: KMeansConfig) -> tuple[np.nda
     """
     directions = _directions(residuals)
     centroids = fit_kmeans(directions, config)
+    sums = ClusterSums(residuals, len(centroids))
     for _ in range(_DIRECTION_PASSES):
         codes, _ = assign(directions, _directions(centroids))
-        centroids = cell_means(residuals, codes, centroids)
+        sums.update(codes)
+        centroids = sums.means(centroids)
     return centroids, encode_level(residuals, centroids, normalise=True)
 
 
