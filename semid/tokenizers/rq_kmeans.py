@@ -29,11 +29,17 @@ HARTIGAN = ("judged", "always", "never")
 # Share of the vectors that judges what is fitted to the others, and the most of them.
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 8192
 # Most vectors a centroid for which its own vectors pull it enough to matter, and that a refinement looks at.
-_HARTIGAN_ROWS, _REFINED_ROWS = 128, 256
-# Paths kept by default, up to this many codes a level; beyond, they would cost far more than the levels did.
-_BEAM, _BEAM_CODES = 16, 512
-# Most rounds of refinement by default, and most comparisons of a vector and a centroid in all of them together.
-_ROUNDS, _COMPARISONS = 32, 1 << 32
+_HARTIGAN_ROWS, _REFINED_ROWS = 96, 256
+# Paths kept by default, up to this many codes a level, and beyond, where each costs more and gains less.
+_BEAM, _BEAM_CODES, _FEW_PATHS = 16, 512, 4
+# Most vectors that codebooks are fitted to: a code, and at least. More lower the error of others by less than 1 %.
+_FITTED_ROWS, _FITTED_AT_LEAST = 128, 1 << 17
+# With so many pairs of a vector and a centroid a level stops at passes that gain less than this share: sampling, and
+# what later levels make up for, weigh more.
+_MANY_PAIRS, _MANY_TOLERANCE = 1 << 26, 3e-3
+# Most rounds of refinement by default, the fewest that pay, and most comparisons of a vector and a centroid in all of
+# them together.
+_ROUNDS, _FEWEST_ROUNDS, _COMPARISONS = 32, 4, 1 << 32
 # Fewest vectors a code that are left when some are held out.
 _FEWEST_ROWS = 2
 # Rounds on all vectors, those held out included, after the others; passes where there were none.
@@ -50,9 +56,10 @@ class RQKMeansConfig:
         iterations: most passes of Lloyd's algorithm a level.
         seed: of every random choice.
         beam: partial paths kept while encoding; 1 takes the nearest centroid of every level in turn. None: 16 up
-            to 512 codes a level, 1 for more.
+            to 512 codes a level, 4 for more.
         rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 32 with a beam, and
-            fewer where vectors and codes are so many that they would take far longer than the levels did; 0 without.
+            fewer or none where vectors and codes are so many that they would take far longer than the levels did; 0
+            without.
         noise: shakes the centroids in these rounds, so that they leave poor solutions; 0 does not.
         start: of k-means at each level: "spherical", from clusters of directions; "shrunk", a k-means++ draw moved
             towards the mean; or one of ``KMeansConfig``, of which "auto" keeps the better of two draws.
@@ -116,7 +123,7 @@ class RQKMeansConfig:
             return 1
         if self.beam is not None:
             return self.beam
-        return _BEAM if max(self.num_codes) <= _BEAM_CODES else 1
+        return _BEAM if max(self.num_codes) <= _BEAM_CODES else _FEW_PATHS
 
 
 class RQKMeans:
@@ -173,6 +180,9 @@ class RQKMeans:
         rng = np.random.default_rng(self.config.seed)
         vectors = np.ascontiguousarray(vectors, np.float32)
         check_trainable(vectors, self.num_codes)
+        most = max(_FITTED_ROWS * max(self.num_codes), _FITTED_AT_LEAST)
+        if most < len(vectors):
+            vectors = vectors[np.sort(rng.choice(len(vectors), most, replace=False))]
         fitted, held_out = self._split(vectors, rng)
         rounds = self._num_rounds(len(fitted)) if len(held_out) else 0
         tell = _Steps(progress, self.config.levels, rounds)
@@ -250,7 +260,8 @@ class RQKMeans:
         if config.rounds is not None or config.paths == 1:
             return config.rounds or 0
         rows = min(num_rows, _REFINED_ROWS * max(self.num_codes))
-        return min(_ROUNDS, _COMPARISONS // (rows * sum(self.num_codes) * config.paths))
+        rounds = min(_ROUNDS, _COMPARISONS // (rows * sum(self.num_codes) * config.paths))
+        return rounds if rounds >= _FEWEST_ROUNDS else 0
 
     def _fit_levels(
         self, fitted: np.ndarray, held_out: np.ndarray, rng: np.random.Generator, tell: "_Steps"
@@ -271,8 +282,11 @@ class RQKMeans:
 
     def _level(self, level: int, num_rows: int, seed: int) -> Level:
         config, num_codes = self.config, self.num_codes[level]
+        kmeans = KMeansConfig(num_codes=num_codes, iterations=config.iterations, seed=seed)
+        if num_rows * num_codes >= _MANY_PAIRS:
+            kmeans = replace(kmeans, tolerance=_MANY_TOLERANCE)
         return Level(
-            kmeans=KMeansConfig(num_codes=num_codes, iterations=config.iterations, seed=seed),
+            kmeans=kmeans,
             start=config.start,
             hartigan=self._hartigan(num_rows, num_codes),
             judged=config.hartigan == "judged",

@@ -11,8 +11,8 @@ import torch
 
 from semid.errors import InputError
 from semid.tokenizers.clustering.hierarchical import hierarchical_start
+from semid.tokenizers.clustering.lloyd import Clusters, lloyd
 from semid.tokenizers.clustering.lloyd import Progress as Progress
-from semid.tokenizers.clustering.lloyd import lloyd
 from semid.tokenizers.clustering.principal import principal_axes, screen_width
 from semid.tokenizers.clustering.projection import Projection, project_all
 from semid.tokenizers.clustering.screening import has_half_precision
@@ -26,7 +26,7 @@ _START_PASSES = 6
 _START_ROWS_PER_CODE = 32
 # Batches grow by this factor, as long as they are at most half of all vectors, with few passes over each.
 _GROWTH = 4
-_BATCH_PASSES, _BATCH_TOLERANCE = 8, 2e-3
+_BATCH_PASSES, _BATCH_TOLERANCE = 3, 2e-3
 # From so many centroids, and pairs of a vector and a centroid, on the start is hierarchical.
 _HIERARCHICAL_CODES, _HIERARCHICAL_PAIRS = 512, 1 << 26
 _ROWS_PER_SPLIT_CODE = 64
@@ -122,6 +122,13 @@ def fit_kmeans(
         assert not isinstance(start, np.ndarray)
         return fit_kmeans_tensors(vectors, config, start=start, progress=progress)
     assert not isinstance(start, torch.Tensor)
+    return fit_clusters(vectors, config, start=start, progress=progress).centroids
+
+
+def fit_clusters(
+    vectors: np.ndarray, config: KMeansConfig, *, start: np.ndarray | None = None, progress: Progress | None = None
+) -> Clusters:
+    """:func:`fit_kmeans` with the codes of the last pass, which are those of the sample where there is one."""
     num_codes = config.num_codes
     if len(vectors) < num_codes:
         raise InputError(
@@ -132,10 +139,9 @@ def fit_kmeans(
         vectors = _draw(vectors, config.sample, rng)
     vectors = np.ascontiguousarray(vectors, np.float32)
     space = _Space(vectors)
-    centroids = space.start(config, rng) if start is None else start.astype(np.float32)
-    centroids, _ = lloyd(
+    return lloyd(
         vectors,
-        centroids,
+        space.start(config, rng) if start is None else start.astype(np.float32),
         iterations=config.iterations,
         tolerance=config.tolerance,
         rng=rng,
@@ -143,7 +149,6 @@ def fit_kmeans(
         screen=space.screen,
         progress=progress,
     )
-    return centroids
 
 
 def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -194,14 +199,14 @@ def _start(vectors: np.ndarray, config: KMeansConfig, rng: np.random.Generator) 
     batch = _draw(vectors, size, rng) if size < len(vectors) else vectors
     centroids = hierarchical_start(batch, config.num_codes, rng) if hierarchical else _flat_start(batch, config, rng)
     while size <= len(vectors) / 2:
-        centroids, _ = lloyd(
+        centroids = lloyd(
             batch,
             centroids,
             iterations=_BATCH_PASSES,
             tolerance=_BATCH_TOLERANCE,
             rng=rng,
             relaxation=config.relaxation,
-        )
+        ).centroids
         size *= _GROWTH
         if size <= len(vectors) / 2:
             batch = _draw(vectors, size, rng)
@@ -225,4 +230,4 @@ def _flat_start(vectors: np.ndarray, config: KMeansConfig, rng: np.random.Genera
         )
         for shrinkage in _START_SHRINKAGE
     ]
-    return min(starts, key=lambda fitted: fitted[1])[0]
+    return min(starts, key=lambda fitted: fitted.inertia).centroids

@@ -5,6 +5,7 @@ a seed gives the same centroids whatever the number of threads.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,20 @@ _BLOCK_ROWS = 1 << 11
 Progress = Callable[[int, float], None]
 
 
+class Clusters(NamedTuple):
+    """What passes end with.
+
+    Attributes:
+        centroids: (K, D) float32.
+        codes: (N,) int32 of the last pass; the centroids are the means of these clusters.
+        inertia: sum of squared distances before the last means were taken.
+    """
+
+    centroids: np.ndarray
+    codes: np.ndarray
+    inertia: float
+
+
 def lloyd(
     vectors: np.ndarray,
     centroids: np.ndarray,
@@ -29,13 +44,13 @@ def lloyd(
     relaxation: float = 1.0,
     screen: Callable[[np.ndarray], Projection] | None = None,
     progress: Progress | None = None,
-) -> tuple[np.ndarray, float]:
+) -> Clusters:
     """Passes of assignment and means from given centroids.
 
     Args:
         vectors: (N, D) float32.
         centroids: (K, D) float32.
-        iterations: most passes.
+        iterations: most passes, at least 1.
         tolerance: stop once a pass lowers the error by less than this share; 0 runs until no vector moves.
         rng: of the repair of empty clusters.
         relaxation: how far a centroid moves towards the mean of its vectors and, above 1, beyond it. Below 2 the
@@ -44,14 +59,12 @@ def lloyd(
         screen: makes the projection of the vectors that is best to screen with for some centroids; has no effect on
             the result. Asked again after the first pass: a start may lie in fewer dimensions than means do.
         progress: called with the pass, from 1, and the mean squared distance before it.
-
-    Returns:
-        (K, D) float32 centroids, and the sum of squared distances before the last update.
     """
     projection = None if screen is None else screen(centroids)
     prepared = PreparedVectors(vectors, centroids, projection)
     sums = ClusterSums(vectors, len(centroids))
     previous, inertia, means, relaxed = np.inf, np.inf, centroids, False
+    codes = np.zeros(len(vectors), np.int32)
     for iteration in range(1, iterations + 1):
         codes = prepared.assign(centroids)
         moved = sums.update(codes)
@@ -73,7 +86,7 @@ def lloyd(
             better = screen(centroids)
             if better is not projection:
                 prepared = PreparedVectors(vectors, centroids, better)
-    return means, inertia
+    return Clusters(means, codes, inertia)
 
 
 class ClusterSums:

@@ -9,8 +9,8 @@ import numpy as np
 from semid.tokenizers.clustering import kmeans as engine
 from semid.tokenizers.clustering.balanced import assign_balanced, fit_balanced
 from semid.tokenizers.clustering.hartigan import hartigan
-from semid.tokenizers.clustering.kmeans import KMeansConfig, Start, fit_kmeans
-from semid.tokenizers.clustering.lloyd import ClusterSums
+from semid.tokenizers.clustering.kmeans import KMeansConfig, Start, fit_clusters, fit_kmeans
+from semid.tokenizers.clustering.lloyd import Clusters, ClusterSums
 from semid.tokenizers.clustering.nearest import assign
 from semid.tokenizers.clustering.starts import plus_plus, shrunk, spherical
 
@@ -58,8 +58,7 @@ def fit_level(residuals: np.ndarray, held_out: np.ndarray, how: Level) -> tuple[
         return fit_balanced(residuals, how.kmeans, slack=how.balanced)
     if how.normalise:
         return _fit_directions(residuals, how.kmeans)
-    plain = _fit_plain(residuals, how)
-    codes, _ = assign(residuals, plain)
+    plain, codes, _ = _fit_plain(residuals, how)
     if not how.hartigan:
         return plain, codes
     rng = np.random.default_rng(how.kmeans.seed)
@@ -71,10 +70,10 @@ def fit_level(residuals: np.ndarray, held_out: np.ndarray, how: Level) -> tuple[
     return moved, moved_codes
 
 
-def _fit_plain(residuals: np.ndarray, how: Level) -> np.ndarray:
+def _fit_plain(residuals: np.ndarray, how: Level) -> Clusters:
     config = how.kmeans
     if how.start in engine.STARTS:
-        return fit_kmeans(residuals, replace(config, start=cast(Start, how.start)))
+        return fit_clusters(residuals, replace(config, start=cast(Start, how.start)))
     rng = np.random.default_rng(config.seed)
     count = max(_START_ROWS * config.num_codes, 4096)
     some = residuals
@@ -84,7 +83,7 @@ def _fit_plain(residuals: np.ndarray, how: Level) -> np.ndarray:
         start = spherical(some, config.num_codes, rng)
     else:
         start = shrunk(plus_plus(some, config.num_codes, rng), some, _SHRINKAGE)
-    return fit_kmeans(residuals, config, start=start)
+    return fit_clusters(residuals, config, start=start)
 
 
 def encode_level(residuals: np.ndarray, centroids: np.ndarray, *, normalise: bool) -> np.ndarray:

@@ -39,7 +39,7 @@ def test_two_pairs_by_hand() -> None:
     vectors = np.array([[0], [2], [10], [14]], np.float32)
     start = np.array([[0], [2]], np.float32)
     seen: list[float] = []
-    centroids, inertia = lloyd(
+    centroids, _, inertia = lloyd(
         vectors,
         start,
         iterations=10,
