@@ -32,7 +32,7 @@ from semid.generative.model import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
-from semid.pipeline.fitting import embedding_names, fit_tokenizer
+from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import train_recommender
 from semid.ranking import Ranking
 from semid.tokenizers.tokenizer import TokenizerConfig
@@ -90,7 +90,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         return result
     # Embeddings that others trained on these sequences may know the test items: not in a reported number.
     names = arguments.emb or tuple(n for n in dataset.embeddings if not n.startswith("cf_"))
-    config = TokenizerConfig(embeddings=embedding_names(dataset, names), seed=seed)
+    config = TokenizerConfig(**chosen_embeddings(dataset, names), seed=seed)
     began = time.monotonic()
     tokenizer = fit_tokenizer(dataset, config, work / "tokenizer")
     fitted = time.monotonic()

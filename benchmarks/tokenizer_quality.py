@@ -29,7 +29,7 @@ from semid.evaluation.comparison import ModeResult, compare
 from semid.generative.model import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
-from semid.pipeline.fitting import COOCCURRENCE, fit_tokenizer
+from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import train_recommender
 from semid.progress import Progress
 from semid.ranking import Ranking
@@ -62,12 +62,14 @@ class FaissGreedy(RQKMeans):
 
 FAMILY["faiss"] = Member(RQKMeansConfig, FaissGreedy)
 
-# Peers end with what their authors or users do with collisions: the next nearest free code.
+# Peers end with what their authors or users do with collisions: the next nearest free code. "+": from behaviour too.
+_FAISS = {"quantiser": "faiss", "options": {"beam": 1}, "collisions": "nearest"}
 TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
-    "semid": {},
-    "faiss": {"quantiser": "faiss", "options": {"beam": 1}, "collisions": "nearest"},
-    "rq-vae": {"quantiser": "rq-vae", "collisions": "nearest"},
-    "semid + cooccurrence": {"behaviour": True},
+    "semid+": {},
+    "semid": {"behaviour": ()},
+    "faiss": {"behaviour": (), **_FAISS},
+    "faiss+": _FAISS,
+    "rq-vae": {"behaviour": (), "quantiser": "rq-vae", "collisions": "nearest"},
 }
 
 
@@ -96,16 +98,16 @@ def parse() -> argparse.Namespace:
 
 def run(dataset: Dataset, source: str, name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One tokenizer and seed: the metrics of the generated items, and the quality of the codes."""
-    work = arguments.work / source / f"{name.replace(' ', '')}-seed{seed}"
+    work = arguments.work / source / f"{name}-seed{seed}"
     result_path = work / "result.json"
     if result_path.exists():
         result: dict[str, Any] = json.loads(result_path.read_text())
         return result
     changes = dict(TOKENIZERS[name])
     names = tuple(n for n in dataset.embeddings if not n.startswith("cf_"))
-    names += (COOCCURRENCE,) if changes.pop("behaviour", False) else ()
+    chosen = chosen_embeddings(dataset, names, changes.pop("behaviour", None))
     began = time.monotonic()
-    tokenizer = fit_tokenizer(dataset, TokenizerConfig(embeddings=names, seed=seed, **changes), work / "tokenizer")
+    tokenizer = fit_tokenizer(dataset, TokenizerConfig(seed=seed, **chosen, **changes), work / "tokenizer")
     fitted = time.monotonic()
     recommender = train_recommender(
         dataset,

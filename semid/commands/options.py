@@ -17,6 +17,11 @@ def names(text: Any) -> tuple[str, ...]:
     return parts
 
 
+def names_or_none(text: Any) -> tuple[str, ...] | None:
+    """Names, or ``none`` for no name; nothing → None."""
+    return None if text is None else () if text == "none" else names(text)
+
+
 def _numbers(kind: type[int] | type[float], example: str, count: int = 0) -> Callable[[Any], tuple[Any, ...]]:
     def parse(text: Any) -> tuple[Any, ...]:
         if not isinstance(text, str):

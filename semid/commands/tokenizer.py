@@ -37,9 +37,19 @@ def fit(
             parser=options.names,
             metavar="ID,ID",
             show_default=False,
-            help="Embeddings to fuse; all, or co-occurrence in histories if there are none.",
+            help="Embeddings of the content to fuse; all of the dataset.",
         ),
     ] = (),
+    behaviour: Annotated[
+        tuple[str, ...] | None,
+        typer.Option(
+            parser=options.names_or_none,
+            metavar="ID,ID or none",
+            show_default=False,
+            help="Embeddings from behaviour that shape the codes, not what the model is told of items; co-occurrence "
+            "in training histories, computed here.",
+        ),
+    ] = None,
     data: options.Data = options.DATA,
     out: Annotated[Path, typer.Option(help="Where the tokenizer goes.")] = options.TOKENIZER,
     svd: Annotated[int, typer.Option(help="Components of the fused vector.")] = 128,
@@ -48,8 +58,8 @@ def fit(
         typer.Option(
             parser=options.floats_or_auto,
             metavar="X,X or auto",
-            help="Share of the energy of each embedding, or what brings together the items of training histories; "
-            "equal.",
+            help="Energy of each embedding, or what brings together the items of training histories; 1 each, and a "
+            "quarter of all for behaviour.",
         ),
     ] = None,
     scale: Annotated[str, typer.Option(help="Each embedding by energy, or whiten it first.")] = "energy",
@@ -94,13 +104,12 @@ def fit(
 ) -> None:
     """Learn semantic IDs from item embeddings."""
     from semid.data.dataset import Dataset
-    from semid.pipeline.fitting import embedding_names, fit_tokenizer
+    from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
     from semid.tokenizers.tokenizer import TokenizerConfig
 
     dataset = Dataset.open(data)
     config = TokenizerConfig(
-        embeddings=embedding_names(dataset, emb),
-        weights=None if isinstance(weights, str) else weights,
+        **chosen_embeddings(dataset, emb, behaviour, None if isinstance(weights, str) else weights),
         svd=svd,
         scale=scale,
         fuse=fuse,
@@ -118,7 +127,7 @@ def fit(
         seed=seed,
     )
     with progress_bar() as progress:
-        settings = in_force(context, emb=config.embeddings)
+        settings = in_force(context, emb=config.content, behaviour=config.behaviour)
         tokenizer = fit_tokenizer(
             dataset, config, out, auto_weights=weights == "auto", side=side, settings=settings, progress=progress
         )

@@ -54,6 +54,11 @@ class Embedding:
     vectors: np.ndarray
     valid: np.ndarray
 
+    @staticmethod
+    def absent(name: str, num_rows: int, dim: int) -> "Embedding":
+        """An embedding that no item has; takes no memory."""
+        return Embedding(name, np.broadcast_to(np.float32(0), (num_rows, dim)), np.zeros(num_rows, bool))
+
     @property
     def dim(self) -> int:
         return int(self.vectors.shape[1])

@@ -39,7 +39,7 @@ def encode(
     """Write the codes of items in files, or of the dataset if there are no files; the number of rows.
 
     Args:
-        names: which embedding each file is; those of the tokenizer, in order, if empty.
+        names: which embedding each file is; those of the tokenizer that are not from behaviour, in order, if empty.
         out: a ``.parquet`` or ``.jsonl`` file, which can be resumed, or a stream.
 
     Raises:
@@ -49,7 +49,7 @@ def encode(
         assert dataset is not None
         return write_rows(encode_catalogue(tokenizer, dataset), out)
     scratch = out.parent if isinstance(out, Path) else None
-    with open_items(tokenizer, files, names or tokenizer.config.embeddings, scratch) as items:
+    with open_items(tokenizer, files, names or tokenizer.config.content, scratch) as items:
 
         def batches(first: int) -> Iterator[pa.RecordBatch]:
             return encode_items(tokenizer, items, dataset=dataset, first=first, progress=progress)
@@ -96,8 +96,7 @@ class ItemFiles:
     def _embedding(self, name: str, dim: int, rows: slice) -> Embedding:
         num_rows = rows.stop - rows.start
         if name not in self.matrices:
-            nothing = np.broadcast_to(np.float32(0), (num_rows, dim))
-            return Embedding(name, nothing, np.zeros(num_rows, bool))
+            return Embedding.absent(name, num_rows, dim)
         block = np.array(self.matrices[name][rows])
         release(self.matrices[name])
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))

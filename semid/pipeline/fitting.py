@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from semid.data.cooccurrence import cooccurrence_embedding, sample_pairs, split_users
-from semid.data.dataset import Dataset
+from semid.data.dataset import Dataset, ranges
 from semid.data.features import Embedding
 from semid.errors import InputError
 from semid.progress import Progress, silent
@@ -18,9 +20,49 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 COOCCURRENCE = "cooccurrence"
 
 
-def embedding_names(dataset: Dataset, names: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The ids to tokenize: those named, else all that the dataset has, else its co-occurrence."""
-    return names or tuple(dataset.embeddings) or (COOCCURRENCE,)
+# Weight of behaviour for each of content. What items have in common in histories makes codes easier to predict, but
+# much of it is chance where histories are few.
+_BEHAVIOUR_SHARE = 0.25
+# Most events of which co-occurrence is taken without being asked for: its counts are held in memory.
+_MOST_EVENTS = 1 << 23
+
+
+def chosen_embeddings(
+    dataset: Dataset,
+    content: tuple[str, ...] = (),
+    behaviour: tuple[str, ...] | None = None,
+    weights: tuple[float, ...] | None = None,
+) -> dict[str, Any]:
+    """The ``embeddings``, ``behaviour`` and ``weights`` of a :class:`TokenizerConfig`.
+
+    Args:
+        content: ids named; all that the dataset has if empty.
+        behaviour: ids of embeddings from histories; none if empty. None: co-occurrence where it can be had.
+        weights: of the content, or of both; 1 each by default. Behaviour gets a quarter of all content.
+    """
+    content = tuple(name for name in content or tuple(dataset.embeddings) if name not in (behaviour or ()))
+    if behaviour is None:
+        behaviour = (COOCCURRENCE,) if COOCCURRENCE not in content and _keeps_company(dataset) else ()
+    if not content:
+        return {"embeddings": behaviour or (COOCCURRENCE,), "weights": weights}
+    if behaviour and (weights is None or len(weights) == len(content)):
+        weights = _with_behaviour(weights or (1.0,) * len(content), len(behaviour))
+    return {"embeddings": content + behaviour, "behaviour": behaviour, "weights": weights}
+
+
+def _with_behaviour(weights: tuple[float, ...], count: int) -> tuple[float, ...]:
+    return weights + (_BEHAVIOUR_SHARE * sum(weights) / max(count, 1),) * count
+
+
+def _keeps_company(dataset: Dataset) -> bool:
+    """Whether different items follow each other in training histories, and these are not too many to count."""
+    starts = dataset.events.offsets[:-1]
+    lengths = dataset.train_end - starts
+    if lengths.sum() > _MOST_EVENTS:
+        return False
+    items = np.asarray(dataset.events.items[ranges(starts, lengths)])
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    return bool(((items[1:] != items[:-1]) & (users[1:] == users[:-1])).any())
 
 
 def fit_tokenizer(
@@ -36,7 +78,7 @@ def fit_tokenizer(
     """Fit, and save to ``out`` unless it is None.
 
     Args:
-        auto_weights: weigh the embeddings by how near they bring items that follow each other in training histories.
+        auto_weights: weigh the content by how near it brings items that follow each other in training histories.
         side: embedding from behaviour, for quantisers that use one; by default co-occurrence where such a quantiser
             needs it.
 
@@ -46,8 +88,9 @@ def fit_tokenizer(
     embeddings = [item_embedding(dataset, name, config.seed) for name in config.embeddings]
     choice = None
     if auto_weights:
-        choice = _weighting(dataset, embeddings, config.seed, progress or silent)
-        config = replace(config, weights=choice.weights)
+        content = [embedding for embedding in embeddings if embedding.name in config.content]
+        choice = _weighting(dataset, content, config.seed, progress or silent)
+        config = replace(config, weights=_with_behaviour(choice.weights, len(config.behaviour)))
     tokenizer = SemanticIdTokenizer(config).fit(
         embeddings,
         fields=dataset.item_fields,
@@ -57,8 +100,8 @@ def fit_tokenizer(
     )
     if choice is not None:
         weighting = Weighting(
-            weights=dict(zip(config.embeddings, choice.weights, strict=True)),
-            alone=dict(zip(config.embeddings, choice.alone, strict=True)),
+            weights=dict(zip(config.content, choice.weights, strict=True)),
+            alone=dict(zip(config.content, choice.alone, strict=True)),
             agreement=choice.agreement,
             equal=choice.equal,
         )

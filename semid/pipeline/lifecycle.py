@@ -194,12 +194,12 @@ def match_rows(tokenizer: SemanticIdTokenizer, dataset: Dataset) -> np.ndarray:
 
 
 def _comparable(tokenizer: SemanticIdTokenizer, dataset: Dataset) -> list[Embedding]:
-    """The embeddings of a later dataset, which must lie in the space of the fit."""
-    names = tokenizer.config.embeddings
+    """The embeddings of a later dataset, which must lie in the space of the fit; those from behaviour do not."""
+    names = tokenizer.config.content
     if COOCCURRENCE in names and COOCCURRENCE not in dataset.embeddings:
         raise InputError(
-            "Co-occurrence is computed anew from other histories and cannot be compared with that of the fit: "
-            "fit again with `semid refit --keep`."
+            "The codes are from co-occurrence alone, which is computed anew from other histories and cannot be "
+            "compared with that of the fit: fit again with `semid refit --keep`."
         )
     return [dataset.embedding(name) for name in names]
 

@@ -59,12 +59,10 @@ def train_recommender(
     if tokenizer.artifact_ is not None and dataset.artifact is not None:
         tokenizer.artifact_.require_parent("dataset", dataset.artifact)
     assert tokenizer.semantic_ids_ is not None
-    catalogue = Catalogue.of(
-        dataset,
-        tokenizer.semantic_ids_,
-        torch.from_numpy(np.asarray(tokenizer.vectors_)),
-        torch.from_numpy(tokenizer.known_),
-    ).to(torch.device(device))
+    content, known = content_features(dataset, tokenizer)
+    catalogue = Catalogue.of(dataset, tokenizer.semantic_ids_, torch.from_numpy(content), torch.from_numpy(known)).to(
+        torch.device(device)
+    )
     config = model_config.restricted_to(catalogue.available())
     left_out = sorted(set(model_config.features) - set(config.features))
     if left_out:
@@ -97,6 +95,18 @@ def train_recommender(
         recommender.save(out, settings=settings, parents=parents, history=history)
         trainer.discard_checkpoint()
     return recommender
+
+
+def content_features(dataset: Dataset, tokenizer: SemanticIdTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """What the model is told of the items beside their codes: (N, S) float32, and (N,) bool whether it is known.
+
+    That is the vectors without the part from behaviour: it was made of the histories that the model learns to
+    continue, so that it would learn to read their next events off it, which it cannot later.
+    """
+    if not tokenizer.config.behaviour:
+        return np.asarray(tokenizer.vectors_), tokenizer.known_
+    embeddings = [dataset.embedding(name) for name in tokenizer.config.content]
+    return tokenizer.transform(embeddings)
 
 
 def validation_sample(dataset: Dataset) -> Queries | None:

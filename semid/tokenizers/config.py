@@ -1,7 +1,7 @@
 """How to make semantic IDs: the settings of a tokenizer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semid.errors import InputError
@@ -17,6 +17,8 @@ class TokenizerConfig:
 
     Attributes:
         embeddings: ids of the embeddings to fuse.
+        behaviour: those among them that come from histories. They shape the codes; an item that lacks them is placed
+            by the others, and what a recommender is told of an item leaves them out, since it knows the histories.
         weights: share of the energy of each; None for equal shares.
         svd: components of the fused vector.
         scale: ``energy`` or ``whiten``, of each embedding; see ``PreprocessorConfig``.
@@ -36,6 +38,7 @@ class TokenizerConfig:
     """
 
     embeddings: tuple[str, ...]
+    behaviour: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
     svd: int = 128
     scale: str = "energy"
@@ -58,6 +61,9 @@ class TokenizerConfig:
             raise InputError("No embedding was named: give at least one.")
         if len(set(self.embeddings)) < len(self.embeddings):
             raise InputError(f"An embedding is named twice in {', '.join(self.embeddings)}: name each once.")
+        unknown = [name for name in self.behaviour if name not in self.embeddings]
+        if unknown:
+            raise InputError(f"{unknown[0]!r} is named as behaviour but is none of the embeddings: add it to them.")
         if self.weights is not None and len(self.weights) != len(self.embeddings):
             raise InputError(
                 f"{len(self.weights)} weights were given for {len(self.embeddings)} embeddings: give one each."
@@ -69,6 +75,11 @@ class TokenizerConfig:
         if self.collision_level is not None and not 1 <= self.collision_level <= self.levels:
             raise InputError(f"The collision level is {self.collision_level} but must lie in 1..{self.levels}.")
         _ = self.preprocessing, self.num_codes  # their configurations check the rest
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The embeddings that do not come from histories; all where none do otherwise."""
+        return tuple(name for name in self.embeddings if name not in self.behaviour) or self.embeddings
 
     @property
     def preprocessing(self) -> PreprocessorConfig:
@@ -83,6 +94,14 @@ class TokenizerConfig:
             sample=self.sample,
             seed=self.seed,
         )
+
+    @property
+    def content_preprocessing(self) -> PreprocessorConfig:
+        """The same for the embeddings in ``content`` alone."""
+        if self.weights is None:
+            return self.preprocessing
+        weights = dict(zip(self.embeddings, self.weights, strict=True))
+        return replace(self.preprocessing, weights=tuple(weights[name] for name in self.content))
 
     @property
     def num_codes(self) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ class SemanticIdTokenizer:
         Raises:
             InputError: other embeddings or dimensions than the preprocessor was fitted with, or NaN or infinity.
         """
-        self._check_names(embeddings)
+        embeddings = self._completed(embeddings)
         blocks = self._transform_blocks(embeddings, first_row, progress or silent)
         self.take_vectors((vectors for _, vectors, _ in blocks), len(embeddings[0].vectors), scratch)
         self.valid_ = np.stack([np.asarray(embedding.valid, bool) for embedding in embeddings], axis=1)
@@ -208,7 +208,7 @@ class SemanticIdTokenizer:
         """Add items to the catalogue: they become rows N, N + 1, … and get free codes; no other item is moved.
 
         Args:
-            embeddings: of the new items alone, one row each.
+            embeddings: of the new items alone, one row each; those from behaviour may be left out.
 
         Returns:
             (M, L) int32 codes of the new items.
@@ -241,7 +241,7 @@ class SemanticIdTokenizer:
         """Change to a later catalogue: items that were there keep their codes, new ones get free codes.
 
         Args:
-            embeddings: of the later catalogue, one row an item.
+            embeddings: of the later catalogue, one row an item; those from behaviour may be left out.
             rows: (N',) row that each item had before, -1 for new items; by default the first N are the old ones.
             fields, scratch, progress: as for :meth:`fit`.
 
@@ -297,6 +297,7 @@ class SemanticIdTokenizer:
         Raises:
             InputError: as :meth:`fit`; a negative tolerance; or ``keep`` for another quantiser than rq-kmeans.
         """
+        self._check_names(embeddings)
         before = self.semantic_ids_
         rows = old_rows(rows, len(embeddings[0].vectors), before.num_items)
         kept = None
@@ -321,14 +322,13 @@ class SemanticIdTokenizer:
         """Fused vectors of any items: (M, S) float32, and (M,) bool whether the item has any embedding.
 
         Args:
-            embeddings: one row an item.
+            embeddings: one row an item; those from behaviour may be left out.
             first_row: number of the first item; items without any embedding get a random vector by their number.
 
         Raises:
             InputError: other embeddings or dimensions than fitted, or NaN or infinity.
         """
-        self._check_names(embeddings)
-        return self.preprocessor_.transform(embeddings, first_row=first_row)
+        return self.preprocessor_.transform(self._completed(embeddings), first_row=first_row)
 
     def encode(self, embeddings: Sequence[Embedding], *, first_row: int = 0) -> np.ndarray:
         """The nearest codes of any items: (M, L) int32.
@@ -339,7 +339,7 @@ class SemanticIdTokenizer:
         Raises:
             InputError: other embeddings or dimensions than fitted, or NaN or infinity.
         """
-        self._check_names(embeddings)
+        embeddings = self._completed(embeddings)
         codes = np.empty((len(embeddings[0].vectors), self.config.levels), np.int32)
         for rows, vectors, _ in self._transform_blocks(embeddings, first_row, silent):
             codes[rows] = self.quantiser_.encode(vectors)
@@ -383,6 +383,16 @@ class SemanticIdTokenizer:
                 f"The tokenizer is configured for the embeddings {', '.join(self.config.embeddings)} "
                 f"but was given {', '.join(names) or 'none'}: give the same ones in the same order."
             )
+
+    def _completed(self, embeddings: Sequence[Embedding]) -> Sequence[Embedding]:
+        """All embeddings of the fit, of which those from behaviour need not be given: no item has them then."""
+        config, given = self.config, {embedding.name: embedding for embedding in embeddings}
+        if tuple(given) == config.content:
+            num_items = len(embeddings[0].vectors)
+            dims = zip(config.embeddings, self.preprocessor_.dims, strict=True)
+            return [given.get(name) or Embedding.absent(name, num_items, dim) for name, dim in dims]
+        self._check_names(embeddings)
+        return embeddings
 
     def _check_size(self, num_items: int) -> None:
         """What can be told before anything is read."""

@@ -7,7 +7,7 @@ from semid.data.cooccurrence import cooccurrence_embedding
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
-from semid.pipeline.fitting import COOCCURRENCE, embedding_names, fit_tokenizer
+from semid.pipeline.fitting import COOCCURRENCE, chosen_embeddings, fit_tokenizer
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 
@@ -16,10 +16,28 @@ def dataset(road) -> Dataset:
     return Dataset.open(road.folder / "data")
 
 
-def test_names_default_to_all_there_are_and_then_to_cooccurrence(dataset):
-    assert embedding_names(dataset, ("85",)) == ("85",)
-    assert embedding_names(dataset) == ("81", "82", "85")
-    assert embedding_names(replace(dataset, embeddings={})) == (COOCCURRENCE,)
+def test_all_content_and_cooccurrence_by_default(dataset):
+    assert chosen_embeddings(dataset) == {
+        "embeddings": ("81", "82", "85", COOCCURRENCE),
+        "behaviour": (COOCCURRENCE,),
+        "weights": (1, 1, 1, 0.75),
+    }
+    assert chosen_embeddings(replace(dataset, embeddings={})) == {"embeddings": (COOCCURRENCE,), "weights": None}
+
+
+def test_content_and_behaviour_as_named(dataset):
+    assert chosen_embeddings(dataset, ("85",), ()) == {"embeddings": ("85",), "behaviour": (), "weights": None}
+    assert chosen_embeddings(dataset, (), ("82",), (2, 1)) == {
+        "embeddings": ("81", "85", "82"),
+        "behaviour": ("82",),
+        "weights": (2, 1, 0.75),
+    }
+    assert chosen_embeddings(dataset, ("81",), ("82",), (2, 1))["weights"] == (2, 1)
+
+
+def test_no_cooccurrence_where_nothing_follows_anything(dataset):
+    alone = replace(dataset, train_end=dataset.events.offsets[:-1] + 1)
+    assert chosen_embeddings(alone)["behaviour"] == ()
 
 
 def test_cooccurrence_is_an_embedding_of_every_dataset(dataset):

@@ -157,7 +157,7 @@ def test_cooccurrence_of_other_histories(shops: tuple[Path, Dataset, Dataset], t
     config = TokenizerConfig(embeddings=(COOCCURRENCE,), codes=8, levels=4, svd=6, options=QUICK)
     tokenizer = fit_tokenizer(first, config, tmp_path / "t")
     for act in (lambda: append_items(tokenizer, later, None), lambda: dataset_drift(tokenizer, later, DriftConfig())):
-        with pytest.raises(InputError, match="Co-occurrence is computed anew"):
+        with pytest.raises(InputError, match="from co-occurrence alone, which is computed anew"):
             act()
     report, _ = refit_tokenizer(tokenizer, later, None, keep=True)
     assert report.items == 380

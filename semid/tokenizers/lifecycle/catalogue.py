@@ -79,6 +79,7 @@ def carried_over(
     moved = _same_codes(tokenizer)
     moved.read_catalogue(embeddings, scratch=scratch, progress=progress)
     stays = rows >= 0
+    _keep_what_is_lost(tokenizer, moved, rows, scratch)
     moved.fitted_ = np.zeros(num_items, bool)
     moved.fitted_[stays] = tokenizer.fitted_[rows[stays]]
     _number(moved, SemanticIds(ids.codes[rows[stays]], ids.num_codes), ~stays, progress, measured=measured)
@@ -87,17 +88,22 @@ def carried_over(
 
 def coded(tokenizer: "SemanticIdTokenizer", embeddings: Sequence[Embedding] | None, seed: int) -> Coded:
     """The catalogue as :func:`measure_drift` looks at it; without embeddings, nothing is known of their energy."""
-    is_new, preprocessing = ~tokenizer.fitted_, tokenizer.config.preprocessing
+    is_new, config = ~tokenizer.fitted_, tokenizer.config
     energies = None
-    if embeddings is not None:
-        energies = unseen_energies(preprocessing, embeddings, is_new, np.random.default_rng(seed))
+    if embeddings is not None:  # new items have no histories yet
+        content = [embedding for embedding in embeddings if embedding.name in config.content]
+        energies = unseen_energies(config.content_preprocessing, content, is_new, np.random.default_rng(seed))
     return Coded(
         vectors=tokenizer.vectors_,
         known=tokenizer.known_,
         codes=tokenizer.semantic_ids_.codes,
         is_new=is_new,
         energies=energies,
-        coverage=dict(zip(tokenizer.config.embeddings, tokenizer.valid_.T, strict=True)),
+        coverage={
+            name: has
+            for name, has in zip(config.embeddings, tokenizer.valid_.T, strict=True)
+            if name in config.content
+        },
     )
 
 
@@ -124,6 +130,29 @@ def old_rows(rows: np.ndarray | None, num_items: int, num_old: int) -> np.ndarra
     if len(twice):
         raise InputError(f"Old row {twice[0]} is given for two items: an item can go on as one only.")
     return rows
+
+
+def _keep_what_is_lost(
+    old: "SemanticIdTokenizer", moved: "SemanticIdTokenizer", rows: np.ndarray, scratch: Path | None
+) -> None:
+    """Old items that lack an embedding they had, such as one from earlier histories, keep the vectors they had."""
+    stays = np.flatnonzero(rows >= 0)
+    had = old.valid_[rows[stays]]
+    lost = (had & ~moved.valid_[stays]).any(axis=1)
+    if not lost.any():
+        return
+    moved.valid_[stays[lost]] = had[lost]
+    sources = np.full(len(rows), -1)
+    sources[stays[lost]] = rows[stays[lost]]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for block in row_blocks(len(rows)):
+            vectors, own = np.array(vectors_now[block]), np.flatnonzero(sources[block] >= 0)
+            vectors[own] = old.vectors_[sources[block][own]]
+            yield vectors
+
+    vectors_now = moved.vectors_
+    moved.take_vectors(blocks(), len(rows), scratch)
 
 
 def _same_codes(tokenizer: "SemanticIdTokenizer") -> "SemanticIdTokenizer":

@@ -34,6 +34,8 @@ from semid.tokenizers.vectors import Vectors, row_blocks
 _JUDGED = 20_000
 _HELD_OUT_SHARE = 0.2
 _FIT_ROWS_PER_CODE = 256
+# Share of a squared length that float32 may err by.
+_ROUNDING = 1e-12
 _FEWEST = 10
 
 
@@ -133,7 +135,8 @@ def _squared_errors(vectors: Vectors, rows: np.ndarray, quantiser: Quantiser) ->
     block = vectors[rows]
     difference = (block - quantiser.decode(quantiser.encode(block))).astype(np.float64)
     errors: np.ndarray = np.einsum("nd,nd->n", difference, difference)
-    return errors
+    lengths = np.einsum("nd,nd->n", block, block, dtype=np.float64)
+    return np.where(errors > _ROUNDING * lengths, errors, 0.0)
 
 
 def _describe_groups(
