@@ -269,7 +269,14 @@ class SemanticIdTokenizer:
         Raises:
             InputError: as :meth:`append`, or too few old items to tell.
         """
-        late = self if embeddings is None else carried_over(self, embeddings, rows, scratch, progress, measured=False)
+        if embeddings is None and not self.fitted_.all() and self.config.behaviour:
+            raise InputError(
+                "Items that came since the fit lack what others have from behaviour: give the embeddings of their "
+                "content, by which all of them can be compared."
+            )
+        late = (
+            self if embeddings is None else carried_over(self, embeddings, rows, scratch, progress, to_compare=True)
+        )
         (progress or silent)("compare old and new items", 0, None)
         how = config or DriftConfig()
         return measure_drift(coded(late, embeddings, how.seed), self.quantiser_, self.config.new_quantiser, how)

@@ -12,7 +12,7 @@ from semid.data.dataset import Dataset
 from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
 from semid.errors import InputError
-from semid.pipeline.fitting import COOCCURRENCE, fit_tokenizer
+from semid.pipeline.fitting import COOCCURRENCE, chosen_embeddings, fit_tokenizer
 from semid.pipeline.lifecycle import append_items, dataset_drift, match_rows, refit_tokenizer
 from semid.tokenizers.lifecycle.drift import DriftConfig
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
@@ -150,6 +150,25 @@ def test_embeddings_trained_again(shops: tuple[Path, Dataset, Dataset], tmp_path
     report, _ = refit_tokenizer(tokenizer, other, None, keep=True)
     assert report.changed_share < 0.2
     assert sum(before[raw] == code for raw, code in codes_by_id(tokenizer, other).items() if raw in before) > 220
+
+
+def test_codes_from_behaviour_too_go_on_by_content(shops: tuple[Path, Dataset, Dataset], tmp_path: Path) -> None:
+    _, first, later = shops
+    config = TokenizerConfig(**chosen_embeddings(first), codes=12, svd=12, options=QUICK)
+    tokenizer = fit_tokenizer(first, config, tmp_path / "t")
+    assert tokenizer.config.behaviour == (COOCCURRENCE,)
+    before = codes_by_id(tokenizer, first)
+    assert dataset_drift(tokenizer, later, DriftConfig()).verdict == "fine"
+    report = append_items(tokenizer, later, tmp_path / "t")
+    after = codes_by_id(tokenizer, later)
+    assert (report.added, report.removed) == (100, 20)
+    assert all(after[raw] == before[raw] for raw in after.keys() & before.keys())
+    trained_again = shop(tmp_path / "again", LATER, VECTORS[:, ::-1].copy())
+    with pytest.raises(InputError, match="have changed by"):
+        append_items(SemanticIdTokenizer.load(tmp_path / "t"), trained_again, None)
+    refit, _ = refit_tokenizer(tokenizer, later, tmp_path / "t", changes=tmp_path / "changes.jsonl")
+    assert refit.relative_error < 1
+    assert SemanticIdTokenizer.load(tmp_path / "t").semantic_ids_.is_unique
 
 
 def test_cooccurrence_of_other_histories(shops: tuple[Path, Dataset, Dataset], tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from semid.generative.model import ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
-from semid.pipeline.training import train_recommender
-from semid.tokenizers.tokenizer import SemanticIdTokenizer
+from semid.pipeline.fitting import COOCCURRENCE, chosen_embeddings, fit_tokenizer
+from semid.pipeline.training import content_features, train_recommender
+from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 SMALL = ModelConfig(width=16, heads=2, kv_heads=1, layers=1, dropout=0.0)
 ONCE = TrainConfig(epochs=1, batch_tokens=1024, precision="float32")
@@ -85,3 +86,29 @@ def test_a_tokenizer_of_another_dataset(dataset, tokenizer):
     other = replace(dataset, artifact=replace(dataset.artifact, checksum="0" * 64))
     with pytest.raises(InputError, match="another dataset"):
         train_recommender(other, tokenizer, SMALL, ONCE, None)
+
+
+def test_the_model_is_not_told_what_histories_say_of_items(dataset):
+    """Two items with the same content and other company: their features are the same, their codes' vectors not."""
+    content = dataset.embeddings["82"]
+    vectors, valid = np.array(content.vectors), np.array(content.valid)
+    vectors[1], valid[:2] = vectors[0], True
+    twins = replace(dataset, embeddings={"82": replace(content, vectors=vectors, valid=valid)})
+    config = TokenizerConfig(**chosen_embeddings(twins), codes=8, svd=16, options={"rounds": 0})
+    tokenizer = fit_tokenizer(twins, config, None)
+    assert tokenizer.config.behaviour == (COOCCURRENCE,)
+    assert np.abs(tokenizer.vectors_[0] - tokenizer.vectors_[1]).max() > 0.1
+    features, known = content_features(twins, tokenizer)
+    np.testing.assert_array_equal(features[0], features[1])
+    np.testing.assert_array_equal(known, valid)
+    recommender = train_recommender(twins, tokenizer, SMALL, ONCE, None)
+    told = recommender.catalogue.content.numpy()[known]
+    scale = np.sqrt(np.square(features[known]).mean())
+    np.testing.assert_allclose(told, features[known] / scale, rtol=1e-5)
+
+
+def test_without_behaviour_the_model_is_told_the_vectors(dataset):
+    content_only = SemanticIdTokenizer(TokenizerConfig(embeddings=("81",), codes=8, svd=6)).fit(
+        [dataset.embedding("81")]
+    )
+    np.testing.assert_array_equal(content_features(dataset, content_only)[0], content_only.vectors_)

@@ -63,12 +63,12 @@ def carried_over(
     scratch: Path | None,
     progress: Progress | None,
     *,
-    measured: bool = True,
+    to_compare: bool = False,
 ) -> "SemanticIdTokenizer":
     """The tokenizer on another catalogue; see ``SemanticIdTokenizer.carry_over``.
 
     Args:
-        measured: whether to measure the codes; without it, the result has no report.
+        to_compare: see all items by the embeddings given alone, and measure nothing: the result has no report.
     """
     ids = tokenizer.semantic_ids_
     num_items = len(embeddings[0].vectors) if embeddings else 0
@@ -79,10 +79,11 @@ def carried_over(
     moved = _same_codes(tokenizer)
     moved.read_catalogue(embeddings, scratch=scratch, progress=progress)
     stays = rows >= 0
-    _keep_what_is_lost(tokenizer, moved, rows, scratch)
+    if not to_compare:
+        _keep_what_is_lost(tokenizer, moved, rows, scratch)
     moved.fitted_ = np.zeros(num_items, bool)
     moved.fitted_[stays] = tokenizer.fitted_[rows[stays]]
-    _number(moved, SemanticIds(ids.codes[rows[stays]], ids.num_codes), ~stays, progress, measured=measured)
+    _number(moved, SemanticIds(ids.codes[rows[stays]], ids.num_codes), ~stays, progress, measured=not to_compare)
     return moved
 
 
