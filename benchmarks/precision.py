@@ -56,7 +56,7 @@ def main() -> None:
 
 def measure(dataset: Dataset, preset: str, steps: int) -> dict[str, object]:
     """Median seconds of a step in both precisions."""
-    tokenizer = fit_tokenizer(dataset, TokenizerConfig(embeddings=("82",), iterations=2), None)
+    tokenizer = fit_tokenizer(dataset, TokenizerConfig(embeddings=("82",), options={"iterations": 2}), None)
     content, known = torch.from_numpy(tokenizer.vectors_), torch.from_numpy(tokenizer.known_)
     catalogue = Catalogue.of(dataset, tokenizer.semantic_ids_, content, known)
     model = Model(PRESETS[preset].restricted_to(catalogue.available()), catalogue).train()

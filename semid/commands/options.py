@@ -51,8 +51,8 @@ two_floats = _numbers(float, "0.8,0.9", count=2)
 
 
 def one_or_more(text: Any) -> Any:
-    """``256`` → 256, ``256,128`` → (256, 128)."""
-    if isinstance(text, int):
+    """``256`` → 256, ``256,128`` → (256, 128); nothing → None."""
+    if text is None or isinstance(text, int):
         return text
     values = integers(text)
     return values[0] if len(values) == 1 else values

@@ -74,9 +74,14 @@ def fit(
     quantiser: Annotated[str, typer.Option(help="rq-kmeans, rq-kmeans+, rq-vae, opq, or fsq.")] = "rq-kmeans",
     levels: Annotated[int, typer.Option(help="Codes an item.")] = 3,
     codes: Annotated[
-        int | tuple[int, ...],
-        typer.Option(parser=options.one_or_more, metavar="K or K,K,…", help="Codes a level."),
-    ] = 256,
+        int | tuple[int, ...] | None,
+        typer.Option(
+            parser=options.one_or_more,
+            metavar="K or K,K,…",
+            show_default=False,
+            help="Codes a level; by the number of items: many at the first level, few after it.",
+        ),
+    ] = None,
     option: Annotated[
         list[str],
         typer.Option(

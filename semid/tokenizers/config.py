@@ -6,9 +6,12 @@ from typing import Any
 
 from semid.errors import InputError
 from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES
-from semid.tokenizers.family import make_quantiser
+from semid.tokenizers.family import FAMILY, make_quantiser
 from semid.tokenizers.fusion.preprocessing import PreprocessorConfig
 from semid.tokenizers.quantiser import Quantiser
+from semid.tokenizers.shape import usual_shape
+
+_CODES = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +31,8 @@ class TokenizerConfig:
         rotate: turn the components at random, for quantisers that cut vectors into parts.
         quantiser: a name of ``family.py``.
         levels: L codes an item.
-        codes: K codes a level, one number for all or one a level.
+        codes: K codes a level, one number for all or one a level. None: what suits the number of items, many at the
+            first level and few after it; 256 where codes are parallel.
         options: further settings of the quantiser, by name.
         collisions: ``optimal``, ``nearest``, ``random-k``, ``extra`` or ``none``; see ``collisions``.
         collision_level: level, from 1, at which ``nearest`` and ``random-k`` move items; None for the last.
@@ -48,7 +52,7 @@ class TokenizerConfig:
     rotate: bool = False
     quantiser: str = "rq-kmeans"
     levels: int = 3
-    codes: int | tuple[int, ...] = 256
+    codes: int | tuple[int, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     collisions: str = "optimal"
     collision_level: int | None = None
@@ -108,9 +112,15 @@ class TokenizerConfig:
         """K of each level, before collisions are resolved."""
         return self.new_quantiser().num_codes
 
+    def for_items(self, num_items: int) -> "TokenizerConfig":
+        """The same with the number of codes decided for a catalogue of ``num_items``."""
+        if self.codes is not None or FAMILY[self.quantiser].parallel:
+            return self
+        return replace(self, codes=usual_shape(num_items, self.levels))
+
     def new_quantiser(self) -> Quantiser:
         """An unfitted quantiser of this kind."""
-        own = {"levels": self.levels, "codes": self.codes, "seed": self.seed}
+        own = {"levels": self.levels, "codes": self.codes or _CODES, "seed": self.seed}
         twice = sorted(own.keys() & self.options.keys())
         if twice:
             raise InputError(f"{twice[0]!r} has an option of its own: do not set it for the quantiser too.")

@@ -23,10 +23,12 @@ class Member:
     Attributes:
         config: the class of its settings.
         quantiser: the class itself, made from a config.
+        parallel: codes are of parts of a vector, not of what the codes before leave of it.
     """
 
     config: Callable[..., Any]
     quantiser: Callable[[Any], Quantiser]
+    parallel: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -39,8 +41,8 @@ FAMILY: dict[str, Member] = {
     "rq-kmeans": Member(RQKMeansConfig, RQKMeans),
     "rq-kmeans+": Member(RQKMeansPlusConfig, RQKMeansPlus),
     "rq-vae": Member(RQVAEConfig, RQVAE),
-    "opq": Member(OPQConfig, OPQ),
-    "fsq": Member(FSQConfig, FSQ),
+    "opq": Member(OPQConfig, OPQ, parallel=True),
+    "fsq": Member(FSQConfig, FSQ, parallel=True),
 }
 
 

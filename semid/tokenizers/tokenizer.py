@@ -105,6 +105,7 @@ class SemanticIdTokenizer:
         """
         self._check_names(embeddings)
         tell = progress or silent
+        self.config = self.config.for_items(len(embeddings[0].vectors))
         self._check_size(len(embeddings[0].vectors))
         tell("read embeddings", 0, None)
         self.preprocessor_ = Preprocessor(self.config.preprocessing).fit(embeddings)
