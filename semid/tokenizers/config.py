@@ -120,7 +120,7 @@ class TokenizerConfig:
 
     def new_quantiser(self) -> Quantiser:
         """An unfitted quantiser of this kind."""
-        own = {"levels": self.levels, "codes": self.codes or _CODES, "seed": self.seed}
+        own = {"levels": self.levels, "codes": _CODES if self.codes is None else self.codes, "seed": self.seed}
         twice = sorted(own.keys() & self.options.keys())
         if twice:
             raise InputError(f"{twice[0]!r} has an option of its own: do not set it for the quantiser too.")

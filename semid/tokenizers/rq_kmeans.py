@@ -37,6 +37,8 @@ _FITTED_ROWS, _FITTED_AT_LEAST = 128, 1 << 17
 # With so many pairs of a vector and a centroid a level stops at passes that gain less than this share: sampling, and
 # what later levels make up for, weigh more.
 _MANY_PAIRS, _MANY_TOLERANCE = 1 << 26, 3e-3
+# Fewest vectors a code with which fitting all levels together helps vectors that it has not seen.
+_REFINABLE_ROWS = 16
 # Most rounds of refinement by default, the fewest that pay, and most comparisons of a vector and a centroid in all of
 # them together.
 _ROUNDS, _FEWEST_ROUNDS, _COMPARISONS = 32, 4, 1 << 32
@@ -58,8 +60,8 @@ class RQKMeansConfig:
         beam: partial paths kept while encoding; 1 takes the nearest centroid of every level in turn. None: 16 up
             to 512 codes a level, 4 for more.
         rounds: of fitting all levels together, after each was fitted by itself; 0 for none. None: 32 with a beam, and
-            fewer or none where vectors and codes are so many that they would take far longer than the levels did; 0
-            without.
+            fewer or none where vectors and codes are so many that they would take far longer than the levels did, or
+            vectors so few that others would not gain; 0 without.
         noise: shakes the centroids in these rounds, so that they leave poor solutions; 0 does not.
         start: of k-means at each level: "spherical", from clusters of directions; "shrunk", a k-means++ draw moved
             towards the mean; or one of ``KMeansConfig``, of which "auto" keeps the better of two draws.
@@ -257,7 +259,7 @@ class RQKMeans:
         config = self.config
         if config.by_level or config.levels == 1:
             return 0
-        if config.rounds is not None or config.paths == 1:
+        if config.rounds is not None or config.paths == 1 or num_rows < _REFINABLE_ROWS * max(self.num_codes):
             return config.rounds or 0
         rows = min(num_rows, _REFINED_ROWS * max(self.num_codes))
         rounds = min(_ROUNDS, _COMPARISONS // (rows * sum(self.num_codes) * config.paths))
