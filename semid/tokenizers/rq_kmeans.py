@@ -32,7 +32,7 @@ _HELD_OUT, _MOST_HELD_OUT = 0.1, 8192
 _HARTIGAN_ROWS, _REFINED_ROWS = 96, 256
 # Paths kept by default, up to this many codes a level, and beyond, where each costs more and gains less.
 _BEAM, _BEAM_CODES, _FEW_PATHS = 16, 512, 4
-# Most vectors that codebooks are fitted to: a code, and at least. More lower the error of others by less than 1 %.
+# Most vectors that codebooks are fitted to: a code, and at least. More lower the error of all by about 1 %.
 _FITTED_ROWS, _FITTED_AT_LEAST = 128, 1 << 17
 # With so many pairs of a vector and a centroid a level stops at passes that gain less than this share: sampling, and
 # what later levels make up for, weigh more.

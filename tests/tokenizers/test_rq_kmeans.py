@@ -238,3 +238,37 @@ def test_mistakes_are_named(settings: dict[str, object], message: str) -> None:
 def test_fewer_vectors_than_codes_are_refused() -> None:
     with pytest.raises(InputError, match="256 codes from 100 vectors"):
         fitted(vectors_of(0, 100))
+
+
+def test_very_many_vectors_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codebooks of 1,600 of 6,000 vectors: they serve all nearly as well, and no vector outside matters to them."""
+    monkeypatch.setattr("semid.tokenizers.rq_kmeans._FITTED_ROWS", 100)
+    monkeypatch.setattr("semid.tokenizers.rq_kmeans._FITTED_AT_LEAST", 0)
+    vectors = clustered(0, 6000, 8)
+    sampled = fitted(vectors, codes=16, **PLAIN)
+    drawn = np.random.default_rng(0).choice(6000, 1600, replace=False)
+    changed = np.full_like(vectors, 1e3)
+    changed[drawn] = vectors[drawn]
+    for book, same in zip(sampled.codebooks_, fitted(changed, codes=16, **PLAIN).codebooks_, strict=True):
+        np.testing.assert_array_equal(book, same)
+    monkeypatch.setattr("semid.tokenizers.rq_kmeans._FITTED_AT_LEAST", 6000)
+    whole = fitted(vectors, codes=16, **PLAIN)
+    assert error(whole, vectors) < error(sampled, vectors) < 1.1 * error(whole, vectors)
+
+
+def test_paths_and_rounds_go_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert RQKMeansConfig(codes=256).paths == 16
+    assert RQKMeansConfig(codes=(2048, 64, 64)).paths == 4
+    assert RQKMeansConfig(codes=2048, balanced=1.1).paths == RQKMeansConfig(levels=1).paths == 1
+    refined: list[int] = []
+
+    def refine(*given: object, **how: object):
+        refined.append(len(given[0]))  # type: ignore[arg-type]
+        return given[2], given[1]
+
+    monkeypatch.setattr("semid.tokenizers.rq_kmeans.refine", refine)
+    vectors = vectors_of(0, 400, 4)
+    fitted(vectors, codes=32, iterations=2)
+    assert not refined  # 360 / 32 vectors a code are too few
+    fitted(vectors, codes=16, iterations=2)
+    assert refined[0] == 360
