@@ -62,14 +62,18 @@ class FaissGreedy(RQKMeans):
 
 FAMILY["faiss"] = Member(RQKMeansConfig, FaissGreedy)
 
-# Peers end with what their authors or users do with collisions: the next nearest free code. "+": from behaviour too.
+# Peers have the codes of their papers and end with what their authors or users do with collisions, the next nearest
+# free code. "+" is with behaviour, "wide" with the levels of our default.
+_EVEN, _CONTENT = {"codes": 256}, {"behaviour": ()}
 _FAISS = {"quantiser": "faiss", "options": {"beam": 1}, "collisions": "nearest"}
 TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
-    "semid+": {},
-    "semid": {"behaviour": ()},
-    "faiss": {"behaviour": (), **_FAISS},
-    "faiss+": _FAISS,
-    "rq-vae": {"behaviour": (), "quantiser": "rq-vae", "collisions": "nearest"},
+    "semid": {},
+    "semid-content": _CONTENT,
+    "semid-even": _EVEN,
+    "semid-even-content": {**_EVEN, **_CONTENT},
+    "faiss": {**_FAISS, **_EVEN, **_CONTENT},
+    "faiss-wide+": _FAISS,
+    "rq-vae": {"quantiser": "rq-vae", "collisions": "nearest", **_EVEN, **_CONTENT},
 }
 
 

@@ -7,7 +7,7 @@ codes there it chooses nearly among items, and those that are alike are told apa
 import math
 
 # Items to a code of the first level, and the fewest and most codes there.
-_ITEMS_A_CODE, _FIRST = 6, (4, 8192)
+_ITEMS_A_CODE, _FIRST = 3, (4, 8192)
 # Codes for each item, all levels together, and the fewest and most a later level has for them.
 _ROOM, _LATER = 512, (4, 1024)
 

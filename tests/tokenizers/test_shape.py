@@ -20,7 +20,7 @@ def test_any_catalogue_has_room_and_enough_items(levels: int) -> None:
 
 
 def test_many_codes_first_and_few_after() -> None:
-    assert usual_shape(12_101, 3) == (2048, 64, 64)  # 12,101 / 6 = 2,017; (512 · 12,101 / 2,048)^½ = 55
+    assert usual_shape(12_101, 3) == (4096, 64, 64)  # 12,101 / 3 = 4,034; (512 · 12,101 / 4,096)^½ = 39
     assert usual_shape(10**6, 3) == (8192, 256, 256)
 
 
@@ -29,7 +29,7 @@ def test_the_fit_decides_unless_told() -> None:
     given = [Embedding("a", vectors, np.ones(300, bool))]
     quick = {"rounds": 0, "iterations": 3}
     tokenizer = SemanticIdTokenizer(TokenizerConfig(embeddings=("a",), options=quick)).fit(given)
-    assert tokenizer.config.codes == tokenizer.semantic_ids_.num_codes == (64, 64, 64)
+    assert tokenizer.config.codes == tokenizer.semantic_ids_.num_codes == (128, 64, 64)
     told = SemanticIdTokenizer(TokenizerConfig(embeddings=("a",), codes=16, options=quick)).fit(given)
     assert told.semantic_ids_.num_codes == (16, 16, 16)
     parallel = TokenizerConfig(embeddings=("a",), quantiser="opq", levels=4)
