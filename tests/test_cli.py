@@ -19,6 +19,7 @@ from semid.commands import data as data_commands
 from semid.commands import model as model_commands
 from semid.commands import tokenizer as tokenizer_commands
 from semid.data.dataset import Dataset
+from semid.data.features import Embedding
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.generative.model import PRESETS
@@ -60,7 +61,7 @@ def test_version(succeeded):
 @pytest.mark.parametrize(
     ("command", "config", "renamed"),
     [
-        (tokenizer_commands.fit, TokenizerConfig, {"embeddings": "emb", "options": ""}),
+        (tokenizer_commands.fit, TokenizerConfig, {"embeddings": "emb", "behaviour": "", "options": ""}),
         (model_commands.train, TrainConfig, {}),
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),
@@ -142,8 +143,26 @@ def test_the_command_line_wins_over_the_settings_file(inside, succeeded):
     Path("fit.toml").write_text('emb = "81"\ncodes = [7, 6, 5]\nsvd = 3\ncollision-level = 3\nwhiten = 1\n')
     succeeded("fit", "--config", "fit.toml", "--svd", "4", "--out", "mixed")
     config = SemanticIdTokenizer.load("mixed").config
-    assert (config.embeddings, config.codes, config.svd) == (("81",), (7, 6, 5), 4)
+    assert (config.content, config.codes, config.svd) == (("81",), (7, 6, 5), 4)
     assert (config.collision_level, config.whiten) == (3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "embeddings", "behaviour", "weights"),
+    [
+        ([], ("82", "85", "cooccurrence"), ("cooccurrence",), (1, 1, 0.5)),
+        (["--behaviour", "none"], ("82", "85"), (), None),
+        (["--behaviour", "81", "--weights", "2,1,3"], ("82", "85", "81"), ("81",), (2, 1, 3)),
+        (["--behaviour", "81", "--weights", "2,1"], ("82", "85", "81"), ("81",), (2, 1, 0.75)),
+    ],
+)
+def test_behaviour_joins_content(inside, succeeded, options, embeddings, behaviour, weights):
+    quick = ["--codes", "8", "--set", "rounds=0", "--set", "iterations=2"]
+    succeeded("fit", "--emb", "82,85", *options, *quick, "--out", "t")
+    config = SemanticIdTokenizer.load("t").config
+    assert (config.embeddings, config.behaviour, config.weights) == (embeddings, behaviour, weights)
+    succeeded("fit", "--config", "t/settings.toml", "--out", "again")
+    assert SemanticIdTokenizer.load("again").config == config
 
 
 def test_encode_gives_items_of_the_dataset_the_codes_they_have(inside, succeeded):
@@ -165,8 +184,10 @@ def test_encode_of_a_matrix_is_the_nearest_code_of_each_row(inside, succeeded):
     rows = np.flatnonzero(dataset.embeddings["85"].valid & ~np.asarray(dataset.embeddings["82"].valid))
     np.save("old.npy", np.asarray(dataset.embeddings["85"].vectors[rows]))
     old = [json.loads(line)["codes"] for line in succeeded("encode", "old.npy", "--emb", "85").splitlines()]
-    nearest = tokenizer.quantiser_.encode(tokenizer.vectors_[rows])
-    assert old == nearest.tolist()
+    assert tokenizer.config.content == ("82", "85")
+    known = Embedding("85", np.load("old.npy"), np.ones(len(rows), bool))
+    expected = tokenizer.encode([Embedding.absent("82", len(rows), dataset.embeddings["82"].vectors.shape[1]), known])
+    assert old == expected.tolist()
 
 
 def test_generate_answers_the_split_in_three_modes(inside, succeeded):

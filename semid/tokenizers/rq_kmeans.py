@@ -38,7 +38,7 @@ _FITTED_ROWS, _FITTED_AT_LEAST = 128, 1 << 17
 # what later levels make up for, weigh more.
 _MANY_PAIRS, _MANY_TOLERANCE = 1 << 26, 3e-3
 # Fewest vectors a code with which fitting all levels together helps vectors that it has not seen.
-_REFINABLE_ROWS = 16
+_REFINABLE_ROWS = 6
 # Most rounds of refinement by default, the fewest that pay, and most comparisons of a vector and a centroid in all of
 # them together.
 _ROUNDS, _FEWEST_ROUNDS, _COMPARISONS = 32, 4, 1 << 32

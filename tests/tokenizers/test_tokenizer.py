@@ -270,7 +270,7 @@ def test_real_embeddings() -> None:
         pytest.skip("SEMID_DATA is not set")
     vectors = np.load(Path(folder) / "amazon18_industrial_minionerec" / "emb_minilm_384.f16.npy", mmap_mode="r")
     given = [Embedding("minilm", vectors, np.ones(len(vectors), bool))]
-    report = SemanticIdTokenizer(TokenizerConfig(embeddings=("minilm",))).fit(given).report_
+    report = SemanticIdTokenizer(TokenizerConfig(embeddings=("minilm",), codes=256)).fit(given).report_
     assert report.collisions.colliding_after == 0
     assert report.unresolved_error < 0.31
     assert min(level.perplexity for level in report.levels) > 180
