@@ -8,7 +8,7 @@ from measuring import Goal, Row, Settings, System, equal_threads, interleave, ro
 from ours import SYSTEM, cluster
 from synthetic_vectors import MixtureConfig, hierarchical_mixture
 
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import nearest_codes
 
 VECTORS, WIDTH = 200_000, 60
 FIT_ITERATIONS = 3
@@ -41,7 +41,9 @@ def _compare(vectors: np.ndarray, centroids: np.ndarray, settings: Settings) -> 
         return {"equal": equal_share(vectors, centroids, codes, theirs)}
 
     systems = [
-        System(name=SYSTEM, run=lambda _: assign(vectors, centroids)[0], warm=lambda: assign(some, centroids)),
+        System(
+            name=SYSTEM, run=lambda _: nearest_codes(vectors, centroids), warm=lambda: nearest_codes(some, centroids)
+        ),
         System(name=PEER, run=lambda _: index.search(vectors, 1)[1][:, 0], warm=lambda: index.search(some, 1)),
     ]
     # Short runs need more of them for a steady median.

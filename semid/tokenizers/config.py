@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semid.errors import InputError
-from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES
+from semid.tokenizers.collisions.placement import needs_room
+from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES, check_capacity
 from semid.tokenizers.family import FAMILY, make_quantiser
 from semid.tokenizers.fusion.preprocessing import PreprocessorConfig
 from semid.tokenizers.quantiser import Quantiser
@@ -112,11 +113,28 @@ class TokenizerConfig:
         """K of each level, before collisions are resolved."""
         return self.new_quantiser().num_codes
 
-    def for_items(self, num_items: int) -> "TokenizerConfig":
-        """The same with the number of codes decided for a catalogue of ``num_items``."""
+    def for_items(self, num_items: int, known: int) -> "TokenizerConfig":
+        """The same with the number of codes decided for a catalogue of which ``known`` items have an embedding."""
         if self.codes is not None or FAMILY[self.quantiser].parallel:
             return self
-        return replace(self, codes=usual_shape(num_items, self.levels))
+        fitted = known if self.sample is None else min(known, self.sample)
+        return replace(self, codes=usual_shape(num_items, fitted, self.levels))
+
+    def check_size(self, num_items: int) -> None:
+        """Raise InputError for a catalogue of ``num_items`` that this does not fit, as far as the number tells."""
+        num_codes = self.num_codes
+        largest = max(num_codes)
+        if num_items < 2:
+            raise InputError(f"The catalogue has {num_items} items: at least 2 are needed for semantic IDs.")
+        if largest > num_items:
+            raise InputError(f"{largest} codes a level are more than the {num_items} items: use at most {num_items}.")
+        if self.sample is not None and largest > self.sample:
+            raise InputError(
+                f"{largest} codes a level are more than the sample of {self.sample} items: "
+                "use fewer codes or a larger sample."
+            )
+        if needs_room(self.collisions, self.overflow):
+            check_capacity(num_items, num_codes)
 
     def new_quantiser(self) -> Quantiser:
         """An unfitted quantiser of this kind."""

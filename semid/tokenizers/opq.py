@@ -17,7 +17,7 @@ from semid.errors import InputError
 from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import nearest_codes
 from semid.tokenizers.rq_kmeans import decode
 
 # Passes of k-means before the rotation first changes, and after it last did.
@@ -121,7 +121,7 @@ class OPQ:
             part = np.ascontiguousarray(rotated[:, columns])
             passes = _FIRST_PASSES if parts[level] is None else 1
             book = self._cluster(part, level, parts[level], passes)
-            nearest[:, columns] = book[assign(part, book)[0]]
+            nearest[:, columns] = book[nearest_codes(part, book)]
             moved.append(book)
         return moved, closest_rotation(vectors, nearest)
 
@@ -144,7 +144,7 @@ class OPQ:
         rotated = vectors @ self.rotation_
         codes = np.empty((len(vectors), len(self.parts_)), np.int32)
         for level, columns in enumerate(_columns(len(self.rotation_), len(self.parts_))):
-            codes[:, level], _ = assign(np.ascontiguousarray(rotated[:, columns]), self.parts_[level])
+            codes[:, level] = nearest_codes(np.ascontiguousarray(rotated[:, columns]), self.parts_[level])
         return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from semid.errors import InputError
 from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import nearest_codes
 from semid.tokenizers.residual.beam import beam_encode
 from semid.tokenizers.residual.levels import (
     STARTS,
@@ -343,7 +343,7 @@ class RQKMeans:
         for level, codebook in enumerate(self.codebooks_):
             config = KMeansConfig(num_codes=len(codebook), iterations=_SETTLING)
             self.codebooks_[level] = fit_kmeans(left, config, start=codebook)
-            left -= self.codebooks_[level][assign(left, self.codebooks_[level])[0]]
+            left -= self.codebooks_[level][nearest_codes(left, self.codebooks_[level])]
 
     def _error(self, vectors: np.ndarray) -> float:
         difference = vectors - self.decode(self.encode(vectors))

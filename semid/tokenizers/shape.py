@@ -12,15 +12,16 @@ _ITEMS_A_CODE, _FIRST = 3, (4, 8192)
 _ROOM, _LATER = 512, (4, 1024)
 
 
-def usual_shape(num_items: int, levels: int) -> tuple[int, ...]:
+def usual_shape(num_items: int, fitted: int, levels: int) -> tuple[int, ...]:
     """K of each level for N items: powers of two.
 
     Args:
-        num_items: N, at least 2.
-        levels: L. With one level, it has at most as many codes as there are items.
+        num_items: N.
+        fitted: how many of them codes are fitted to; no level has more codes than that, but for 2.
+        levels: L.
     """
-    most = 1 << (max(num_items, 2).bit_length() - 1)
-    first = min(max(_nearest_power(num_items / _ITEMS_A_CODE), _FIRST[0]), _FIRST[1], most)
+    most = 1 << (max(fitted, 2).bit_length() - 1)
+    first = min(max(_nearest_power(fitted / _ITEMS_A_CODE), _FIRST[0]), _FIRST[1], most)
     if levels == 1:
         return (most,)
     needed = (_ROOM * num_items / first) ** (1 / (levels - 1))
@@ -29,7 +30,7 @@ def usual_shape(num_items: int, levels: int) -> tuple[int, ...]:
 
 
 def _nearest_power(value: float) -> int:
-    return 1 << max(0, round(math.log2(value)))
+    return 1 << max(0, round(math.log2(max(value, 1))))
 
 
 def _power_above(value: float) -> int:

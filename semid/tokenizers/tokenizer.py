@@ -13,8 +13,7 @@ from semid.codes import SemanticIds
 from semid.data.features import Embedding, Fields
 from semid.errors import InputError
 from semid.progress import Progress, silent
-from semid.tokenizers.collisions.placement import needs_room
-from semid.tokenizers.collisions.resolution import Resolution, check_capacity, resolve
+from semid.tokenizers.collisions.resolution import Resolution, resolve
 from semid.tokenizers.config import TokenizerConfig
 from semid.tokenizers.fusion.preprocessing import Preprocessor
 from semid.tokenizers.lifecycle.append import CollisionPolicy, encode_rows
@@ -105,8 +104,10 @@ class SemanticIdTokenizer:
         """
         self._check_names(embeddings)
         tell = progress or silent
-        self.config = self.config.for_items(len(embeddings[0].vectors))
-        self._check_size(len(embeddings[0].vectors))
+        num_items = len(embeddings[0].vectors)
+        known = int(np.logical_or.reduce([embedding.valid for embedding in embeddings]).sum())
+        self.config = self.config.for_items(num_items, known)
+        self.config.check_size(num_items)
         tell("read embeddings", 0, None)
         self.preprocessor_ = Preprocessor(self.config.preprocessing).fit(embeddings)
         self.read_catalogue(embeddings, scratch=scratch, progress=tell)
@@ -401,22 +402,6 @@ class SemanticIdTokenizer:
             return [given.get(name) or Embedding.absent(name, num_items, dim) for name, dim in dims]
         self._check_names(embeddings)
         return embeddings
-
-    def _check_size(self, num_items: int) -> None:
-        """What can be told before anything is read."""
-        config, num_codes = self.config, self.config.num_codes
-        largest = max(num_codes)
-        if num_items < 2:
-            raise InputError(f"The catalogue has {num_items} items: at least 2 are needed for semantic IDs.")
-        if largest > num_items:
-            raise InputError(f"{largest} codes a level are more than the {num_items} items: use at most {num_items}.")
-        if config.sample is not None and largest > config.sample:
-            raise InputError(
-                f"{largest} codes a level are more than the sample of {config.sample} items: "
-                "use fewer codes or a larger sample."
-            )
-        if needs_room(config.collisions, config.overflow):
-            check_capacity(num_items, num_codes)
 
 
 def _side_rows(side: Embedding, rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The nearest centroids of each vector, exact.
+"""The nearest centroid of each vector, exact.
 
 Shapes: N vectors, D width, K centroids. Values of one tile of rows are held at a time, never N × K.
 """
@@ -13,7 +13,7 @@ from semid.tokenizers.clustering.grouping import choose_anchors
 from semid.tokenizers.clustering.nearest_gpu import assign_tensors
 from semid.tokenizers.clustering.prepared import PreparedVectors, brute, first_of_equal
 from semid.tokenizers.clustering.rerank import nearest_pairs, squared_distances
-from semid.tokenizers.clustering.scan import scan, several
+from semid.tokenizers.clustering.scan import scan
 from semid.tokenizers.clustering.screening import (
     Points,
     best_theta,
@@ -59,44 +59,17 @@ def assign(
         assert isinstance(centroids, torch.Tensor)
         return assign_tensors(vectors, centroids)
     assert isinstance(centroids, np.ndarray)
+    codes = nearest_codes(vectors, centroids)
+    return codes, own_distances(vectors, centroids, codes)
+
+
+def nearest_codes(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """:func:`assign` without the distances."""
     codes = np.zeros(len(vectors), np.int32)
     if len(vectors) and len(centroids) > 1:
         for block in row_tiles(len(vectors), max(1, _BLOCK_ELEMENTS // vectors.shape[1])):
             codes[block] = _assign_block(vectors[block], centroids)
-    return codes, own_distances(vectors, centroids, codes)
-
-
-def nearest(vectors: np.ndarray, centroids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centroids of each vector, nearest first, lower indices first where equally near in float64.
-
-    Args:
-        vectors: (N, D) float32.
-        centroids: (K, D) float32.
-        count: m, from 1 to K.
-
-    Returns:
-        (N, m) int32 codes and (N, m) float32 squared distances.
-    """
-    assert 1 <= count <= len(centroids)
-    codes = np.empty((len(vectors), count), np.int32)
-    distances = np.empty((len(vectors), count), np.float32)
-    if not len(vectors):
-        return codes, distances
-    screen = _Screen(vectors, centroids)
-
-    def find(rows: slice) -> None:
-        own = vectors[rows]
-        pairs, candidates = screen.several(own, count)
-        exact = squared_distances(own, centroids, pairs, candidates, np.float64)
-        order = np.lexsort((candidates, exact, pairs))
-        firsts = np.searchsorted(pairs[order], np.arange(len(own)))
-        best = order[firsts[:, None] + np.arange(count)]
-        codes[rows] = candidates[best]
-        with np.errstate(over="ignore"):
-            distances[rows] = exact[best]
-
-    run_tiles(find, row_tiles(len(vectors), screen.tile_rows))
-    return codes, distances
+    return codes
 
 
 def _assign_block(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -148,18 +121,6 @@ class _Screen:
             codes[settled] = nearest_codes
         brute(vectors, self._centroids, far, codes)
         return codes
-
-    def several(self, vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of a tile and centroids, rising, that have the ``count`` nearest of each row among them."""
-        own = project(self._frame, vectors)
-        possible = np.zeros((len(vectors), len(self._centroids)), bool)
-        far = self._far(own)
-        if len(far) < len(vectors):
-            rows, codes = several(self._frame, make_rows(self._frame, own, self._anchor), self._columns, count)
-            possible[rows, codes] = True
-        possible[far] = True
-        rows, codes = np.nonzero(possible)
-        return rows, codes
 
     def _far(self, points: Points) -> np.ndarray:
         """Rows that products cannot compare."""

@@ -50,18 +50,6 @@ def least(frame: Frame, rows: Rows, columns: Columns) -> np.ndarray:
         return upper_bounds(rows, frame, columns, _values(keys[np.arange(len(keys)), codes]), codes)
 
 
-def several(frame: Frame, rows: Rows, columns: Columns, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of all pairs among which the ``count`` nearest columns of each row are."""
-    keys = _keys(torch.mm(rows.matrix, columns.matrix.T))
-    kept = np.partition(keys, count - 1, axis=1)[:, count - 1]
-    worst = np.full(len(keys), columns.gap.argmax())
-    with _unusable_rows_pass():
-        bounds = upper_bounds(rows, frame, columns, _values(kept), worst)
-        limit = _as_keys(thresholds(rows, frame, columns, bounds), keys.dtype)
-    found = np.flatnonzero(keys <= limit[:, None])
-    return _split(found, keys.shape[1])
-
-
 def _unusable_rows_pass() -> AbstractContextManager[object]:
     """For rows too large for products, or not finite, what comes out is not used."""
     return np.errstate(over="ignore", invalid="ignore")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from semid.tokenizers.clustering.lloyd import ClusterSums
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import assign, nearest_codes
 
 # Most vectors proposed in one round of k-means++: their distances among each other are held, 32 MB.
 _ROUND_LIMIT = 2048
@@ -99,7 +99,7 @@ def spherical(vectors: np.ndarray, num_codes: int, rng: np.random.Generator, pas
     centroids, codes = directions[rows], np.zeros(len(vectors), np.int32)
     sums = ClusterSums(directions, num_codes)
     for _ in range(passes):
-        codes = assign(directions, centroids)[0]
+        codes = nearest_codes(directions, centroids)
         sums.update(codes)
         centroids = sums.means(centroids)
         lengths = np.sqrt(np.einsum("kd,kd->k", centroids, centroids))

@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import nearest_codes
 from semid.tokenizers.collisions.packing import pack
 from semid.tokenizers.collisions.rows import Rows
 from semid.tokenizers.rq_kmeans import decode
@@ -80,7 +80,7 @@ def _send_to_siblings(
     wanted[leaving, level] = chosen
     rest = rest - codebooks[level][chosen]
     for below in range(level + 1, len(codebooks)):
-        wanted[leaving, below], _ = assign(rest, codebooks[below])
+        wanted[leaving, below] = nearest_codes(rest, codebooks[below])
         rest -= codebooks[below][wanted[leaving, below]]
 
 

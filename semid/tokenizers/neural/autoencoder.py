@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semid.errors import InputError
 from semid.progress import Progress
 from semid.tokenizers.checks import check_trainable, check_width
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import nearest_codes
 from semid.tokenizers.neural.codebooks import Bottleneck, Quantised
 from semid.tokenizers.neural.training import TrainedConfig, chosen_device, one_thread
 
@@ -130,7 +130,7 @@ class NeuralQuantiser(ABC):
         codes = np.empty((len(vectors), len(self.codebooks_)), np.int32)
         residuals = self.latents(vectors)
         for level, codebook in enumerate(self.codebooks_):
-            codes[:, level], _ = assign(residuals, codebook)
+            codes[:, level] = nearest_codes(residuals, codebook)
             residuals -= codebook[codes[:, level]]
         return codes
 

@@ -11,7 +11,7 @@ from semid.tokenizers.clustering.balanced import assign_balanced, fit_balanced
 from semid.tokenizers.clustering.hartigan import hartigan
 from semid.tokenizers.clustering.kmeans import KMeansConfig, Start, fit_clusters, fit_kmeans
 from semid.tokenizers.clustering.lloyd import Clusters, ClusterSums
-from semid.tokenizers.clustering.nearest import assign
+from semid.tokenizers.clustering.nearest import assign, nearest_codes
 from semid.tokenizers.clustering.starts import plus_plus, shrunk, spherical
 
 STARTS = (*engine.STARTS, "shrunk", "spherical")
@@ -89,8 +89,8 @@ def _fit_plain(residuals: np.ndarray, how: Level) -> Clusters:
 def encode_level(residuals: np.ndarray, centroids: np.ndarray, *, normalise: bool) -> np.ndarray:
     """The (N,) int32 codes of residuals: the nearest centroids, or those nearest in direction."""
     if normalise:
-        return assign(_directions(residuals), _directions(centroids))[0]
-    return assign(residuals, centroids)[0]
+        return nearest_codes(_directions(residuals), _directions(centroids))
+    return nearest_codes(residuals, centroids)
 
 
 def encode_levels(vectors: np.ndarray, codebooks: Sequence[np.ndarray], *, normalise: bool) -> np.ndarray:
@@ -123,7 +123,7 @@ def _fit_directions(residuals: np.ndarray, config: KMeansConfig) -> tuple[np.nda
     centroids = fit_kmeans(directions, config)
     sums = ClusterSums(residuals, len(centroids))
     for _ in range(_DIRECTION_PASSES):
-        codes, _ = assign(directions, _directions(centroids))
+        codes = nearest_codes(directions, _directions(centroids))
         sums.update(codes)
         centroids = sums.means(centroids)
     return centroids, encode_level(residuals, centroids, normalise=True)

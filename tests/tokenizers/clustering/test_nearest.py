@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semid.tokenizers.clustering import nearest as module
-from semid.tokenizers.clustering.nearest import assign, distance_tiles, nearest
+from semid.tokenizers.clustering.nearest import assign, distance_tiles
 from semid.tokenizers.clustering.prepared import PreparedVectors
 from semid.tokenizers.clustering.projection import project_all
 from semid.tokenizers.clustering.scan import _scan_narrow, _scan_wide
@@ -102,7 +102,6 @@ def test_rows_that_are_not_finite_harm_no_others() -> None:
     vectors[5], vectors[6, 2], vectors[7] = np.nan, np.inf, 3e38
     good = np.setdiff1d(np.arange(300), [5, 6, 7])
     np.testing.assert_array_equal(assign(vectors, centroids)[0][good], expected[good])
-    np.testing.assert_array_equal(nearest(vectors, centroids, 3)[0][good, 0], expected[good])
 
 
 def low_rank(seed: int, num_rows: int, num_codes: int, dim: int, rank: int, tail: float) -> tuple[Pair, np.ndarray]:
@@ -182,19 +181,6 @@ def test_narrow_and_wide_tiles_lose_no_nearest_centroid(half: bool) -> None:
         chosen[np.arange(300), found.codes] = True
         chosen[found.rows, found.candidates] = True
         assert chosen[np.arange(300), exact_squares(vectors, centroids).argmin(1)].all()
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 9999), st.integers(1, 60), st.integers(1, 20), st.sampled_from([1.0, 1e-4, 0.0]))
-def test_several_nearest_in_order(seed: int, num_codes: int, dim: int, gap: float) -> None:
-    vectors, centroids = random_pair(seed, 50, num_codes, dim)
-    centroids = (centroids[:1] + np.float32(gap) * centroids).astype(np.float32)
-    count = 1 + seed % num_codes
-    codes, distances = nearest(vectors, centroids, count)
-    squares = exact_squares(vectors, centroids)
-    expected = np.argsort(squares, axis=1, kind="stable")[:, :count]
-    np.testing.assert_array_equal(codes, expected)
-    np.testing.assert_allclose(distances, np.take_along_axis(squares, expected, 1), rtol=1e-5)
 
 
 def test_tiles_blocks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
