@@ -95,7 +95,7 @@ def test_drift_goes_by_what_all_items_have(fitted: SemanticIdTokenizer, tmp_path
 def test_behaviour_must_be_among_the_embeddings() -> None:
     with pytest.raises(InputError, match="'seen' is named as behaviour but is none of the embeddings"):
         TokenizerConfig(embeddings=("text",), behaviour=("seen",))
-    with pytest.raises(InputError, match="2 weights were given for 1 embeddings"):
+    with pytest.raises(InputError, match="2 weights were given for the embeddings text"):
         TokenizerConfig(embeddings=("text",), weights=(1, 2))
 
 

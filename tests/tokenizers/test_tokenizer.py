@@ -242,7 +242,7 @@ def test_mixed_dimensions_at_encode_are_named(fitted: SemanticIdTokenizer) -> No
     [
         ({"embeddings": ()}, "No embedding"),
         ({"embeddings": ("a", "a")}, "named twice"),
-        ({"weights": (1.0,)}, "1 weights were given for 2 embeddings"),
+        ({"weights": (1.0,)}, "1 weights were given for the embeddings a, b"),
         ({"weights": (1.0, 0.0)}, "positive"),
         ({"collisions": "best"}, "collision policy 'best'"),
         ({"overflow": "drop"}, "overflow policy 'drop'"),
