@@ -39,12 +39,20 @@ def chosen_embeddings(
         content: ids named; all that the dataset has if empty.
         behaviour: ids of embeddings from histories; none if empty. None: co-occurrence where it can be had.
         weights: of the content, or of both; 1 each by default. Behaviour gets a quarter of all content.
+
+    Raises:
+        InputError: neither content nor behaviour.
     """
     content = tuple(name for name in content or tuple(dataset.embeddings) if name not in (behaviour or ()))
     if behaviour is None:
         behaviour = (COOCCURRENCE,) if COOCCURRENCE not in content and _keeps_company(dataset) else ()
+    if not content and not behaviour:
+        raise InputError(
+            f"{dataset.location} has no embeddings, and nothing comes from its histories: there is nothing to make "
+            "codes of. Prepare it with embeddings, or name some as behaviour."
+        )
     if not content:
-        return {"embeddings": behaviour or (COOCCURRENCE,), "weights": weights}
+        return {"embeddings": behaviour, "weights": weights}
     if behaviour and (weights is None or len(weights) == len(content)):
         weights = _with_behaviour(weights or (1.0,) * len(content), len(behaviour))
     return {"embeddings": content + behaviour, "behaviour": behaviour, "weights": weights}

@@ -38,6 +38,8 @@ def test_content_and_behaviour_as_named(dataset):
 def test_no_cooccurrence_where_nothing_follows_anything(dataset):
     alone = replace(dataset, train_end=dataset.events.offsets[:-1] + 1)
     assert chosen_embeddings(alone)["behaviour"] == ()
+    with pytest.raises(InputError, match="has no embeddings, and nothing comes from its histories"):
+        chosen_embeddings(replace(alone, embeddings={}))
 
 
 def test_cooccurrence_is_an_embedding_of_every_dataset(dataset):
