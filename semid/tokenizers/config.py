@@ -70,9 +70,8 @@ class TokenizerConfig:
         if unknown:
             raise InputError(f"{unknown[0]!r} is named as behaviour but is none of the embeddings: add it to them.")
         if self.weights is not None and len(self.weights) != len(self.embeddings):
-            raise InputError(
-                f"{len(self.weights)} weights were given for the embeddings {', '.join(self.embeddings)}: give one each."
-            )
+            names = ", ".join(self.embeddings)
+            raise InputError(f"{len(self.weights)} weights were given for the embeddings {names}: give one each.")
         if self.collisions not in POLICIES:
             raise InputError(f"Unknown collision policy {self.collisions!r}: use one of {', '.join(POLICIES)}.")
         if self.overflow not in OVERFLOWS:
