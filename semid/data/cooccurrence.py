@@ -61,16 +61,17 @@ def cooccurrence_embedding(dataset: Dataset, *, dim: int = 64, window: int = 5, 
 
 def cooccurrence_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:
     """Symmetric (N, N) float64 counts of pairs of different items in training histories, weighted 1 / distance."""
-    events, num_items = dataset.events, dataset.num_items
-    counts = sp.csr_matrix((num_items, num_items))
-    starts, lengths = events.offsets[:-1], dataset.train_end - events.offsets[:-1]
-    for first in range(0, dataset.num_users, _USERS):  # by blocks of users: flat memory at any number of them
-        block = slice(first, first + _USERS)
-        items = np.asarray(events.items[ranges(starts[block], lengths[block])])
-        users = np.repeat(np.arange(len(lengths[block])), lengths[block])
+    counts = sp.csr_matrix((dataset.num_items, dataset.num_items))
+    for items, users in _training_blocks(dataset):
         for distance, pair in enumerate(_pairs_within(items, users, window), start=1):
             counts += sp.csr_matrix((np.full(len(pair[0]), 1 / distance), pair), shape=counts.shape)
     return (counts + counts.T).tocsr()
+
+
+def keeps_company(dataset: Dataset) -> bool:
+    """Whether any two different items follow each other in a training history."""
+    blocks = (_pairs_within(items, users, 1) for items, users in _training_blocks(dataset))
+    return any(len(one) for block in blocks for one, _ in block)
 
 
 def sample_pairs(dataset: Dataset, *, count: int = 1 << 17, window: int = 5, seed: int = 0) -> np.ndarray:
@@ -119,6 +120,16 @@ def split_users(dataset: Dataset, *, share: float = 0.1, seed: int = 0) -> tuple
     starts = dataset.events.offsets[:-1]
     most, some = (np.where(kept, dataset.train_end, starts) for kept in (~held_out, held_out))
     return replace(dataset, train_end=most), replace(dataset, train_end=some)
+
+
+def _training_blocks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Items and users of the training events, by blocks of users: flat memory at any number of them."""
+    events = dataset.events
+    starts, lengths = events.offsets[:-1], dataset.train_end - events.offsets[:-1]
+    for first in range(0, dataset.num_users, _USERS):
+        block = slice(first, first + _USERS)
+        items = np.asarray(events.items[ranges(starts[block], lengths[block])])
+        yield items, np.repeat(np.arange(len(lengths[block])), lengths[block])
 
 
 def _pairs_within(items: np.ndarray, owners: np.ndarray, window: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from semid.data.cooccurrence import cooccurrence_embedding, sample_pairs, split_users
-from semid.data.dataset import Dataset, ranges
+from semid.data.cooccurrence import cooccurrence_embedding, keeps_company, sample_pairs, split_users
+from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
 from semid.progress import Progress, silent
@@ -45,7 +43,7 @@ def chosen_embeddings(
     """
     content = tuple(name for name in content or tuple(dataset.embeddings) if name not in (behaviour or ()))
     if behaviour is None:
-        behaviour = (COOCCURRENCE,) if COOCCURRENCE not in content and _keeps_company(dataset) else ()
+        behaviour = (COOCCURRENCE,) if COOCCURRENCE not in content and _is_countable(dataset) else ()
     if not content and not behaviour:
         raise InputError(
             f"{dataset.location} has no embeddings, and nothing comes from its histories: there is nothing to make "
@@ -62,15 +60,10 @@ def _with_behaviour(weights: tuple[float, ...], count: int) -> tuple[float, ...]
     return weights + (_BEHAVIOUR_SHARE * sum(weights) / max(count, 1),) * count
 
 
-def _keeps_company(dataset: Dataset) -> bool:
-    """Whether different items follow each other in training histories, and these are not too many to count."""
-    starts = dataset.events.offsets[:-1]
-    lengths = dataset.train_end - starts
-    if lengths.sum() > _MOST_EVENTS:
-        return False
-    items = np.asarray(dataset.events.items[ranges(starts, lengths)])
-    users = np.repeat(np.arange(len(lengths)), lengths)
-    return bool(((items[1:] != items[:-1]) & (users[1:] == users[:-1])).any())
+def _is_countable(dataset: Dataset) -> bool:
+    """Whether training histories say what is taken together, and are not too many to count."""
+    num_events = int((dataset.train_end - dataset.events.offsets[:-1]).sum())
+    return num_events <= _MOST_EVENTS and keeps_company(dataset)
 
 
 def fit_tokenizer(
