@@ -18,6 +18,7 @@ from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import nearest_codes
+from semid.tokenizers.clustering.starts import sample_rows
 from semid.tokenizers.rq_kmeans import decode
 
 # Passes of k-means before the rotation first changes, and after it last did.
@@ -97,7 +98,8 @@ class OPQ:
         parts: list[np.ndarray | None] = [None] * levels
         rotation = np.eye(dim, dtype=np.float32)
         if self.config.rotations:
-            sample = _sample(vectors, _ROWS_PER_CODE * max(self.num_codes), self.config.seed)
+            rng = np.random.default_rng(self.config.seed)
+            sample = sample_rows(vectors, _ROWS_PER_CODE * max(self.num_codes), rng)
             rotation = balanced_axes(sample, _widths(dim, levels))
             for turn in range(self.config.rotations):
                 parts, rotation = self._turn(sample, parts, rotation)
@@ -200,12 +202,6 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         rows = slice(first, first + block)
         total += left[rows].astype(np.float64).T @ right[rows].astype(np.float64)
     return total
-
-
-def _sample(vectors: np.ndarray, most: int, seed: int) -> np.ndarray:
-    if len(vectors) <= most:
-        return vectors
-    return vectors[np.sort(np.random.default_rng(seed).choice(len(vectors), most, replace=False))]
 
 
 def _widths(dim: int, levels: int) -> list[int]:

@@ -14,6 +14,7 @@ from semid.progress import Progress
 from semid.tokenizers.checks import check_at_least, check_trainable, check_width, codes_per_level
 from semid.tokenizers.clustering.kmeans import KMeansConfig, fit_kmeans
 from semid.tokenizers.clustering.nearest import nearest_codes
+from semid.tokenizers.clustering.starts import sample_rows
 from semid.tokenizers.residual.beam import beam_encode
 from semid.tokenizers.residual.levels import (
     STARTS,
@@ -182,9 +183,7 @@ class RQKMeans:
         rng = np.random.default_rng(self.config.seed)
         vectors = np.ascontiguousarray(vectors, np.float32)
         check_trainable(vectors, self.num_codes)
-        most = max(_FITTED_ROWS * max(self.num_codes), _FITTED_AT_LEAST)
-        if most < len(vectors):
-            vectors = vectors[np.sort(rng.choice(len(vectors), most, replace=False))]
+        vectors = sample_rows(vectors, max(_FITTED_ROWS * max(self.num_codes), _FITTED_AT_LEAST), rng)
         fitted, held_out = self._split(vectors, rng)
         rounds = self._num_rounds(len(fitted)) if len(held_out) else 0
         tell = _Steps(progress, self.config.levels, rounds)

@@ -16,7 +16,7 @@ from semid.tokenizers.clustering.lloyd import Progress as Progress
 from semid.tokenizers.clustering.principal import principal_axes, screen_width
 from semid.tokenizers.clustering.projection import Projection, project_all
 from semid.tokenizers.clustering.screening import has_half_precision
-from semid.tokenizers.clustering.starts import afkmc2, plus_plus, shrunk
+from semid.tokenizers.clustering.starts import afkmc2, plus_plus, sample_rows, shrunk
 
 # A start is a k-means++ draw, moved towards the mean by each of these factors; the better one after a few passes is
 # kept. On residuals of real embeddings most of a vector is noise, and centroids that start far out strand: they keep
@@ -135,8 +135,8 @@ def fit_clusters(
             f"Cannot make {num_codes} codes from {len(vectors)} vectors: use at most {len(vectors)} codes."
         )
     rng = np.random.default_rng(config.seed)
-    if config.sample is not None and config.sample < len(vectors):
-        vectors = _draw(vectors, config.sample, rng)
+    if config.sample is not None:
+        vectors = sample_rows(vectors, config.sample, rng)
     vectors = np.ascontiguousarray(vectors, np.float32)
     space = _Space(vectors)
     return lloyd(
@@ -149,11 +149,6 @@ def fit_clusters(
         screen=space.screen,
         progress=progress,
     )
-
-
-def _draw(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    drawn: np.ndarray = vectors[np.sort(rng.choice(len(vectors), count, replace=False))]
-    return drawn
 
 
 class _Space:
@@ -182,7 +177,7 @@ class _Space:
     def start(self, config: KMeansConfig, rng: np.random.Generator) -> np.ndarray:
         """(K, D) centroids to start from."""
         if config.start == "random":
-            return _draw(self._vectors, config.num_codes, rng)
+            return sample_rows(self._vectors, config.num_codes, rng)
         return self._projection.restore(_start(self._projection.heads, config, rng))
 
 
@@ -196,7 +191,7 @@ def _start(vectors: np.ndarray, config: KMeansConfig, rng: np.random.Generator) 
         size = _ROWS_PER_SPLIT_CODE * config.num_codes
     else:
         size = max(_START_ROWS_PER_CODE * config.num_codes, 4096)
-    batch = _draw(vectors, size, rng) if size < len(vectors) else vectors
+    batch = sample_rows(vectors, size, rng)
     centroids = hierarchical_start(batch, config.num_codes, rng) if hierarchical else _flat_start(batch, config, rng)
     while size <= len(vectors) / 2:
         centroids = lloyd(
@@ -209,7 +204,7 @@ def _start(vectors: np.ndarray, config: KMeansConfig, rng: np.random.Generator) 
         ).centroids
         size *= _GROWTH
         if size <= len(vectors) / 2:
-            batch = _draw(vectors, size, rng)
+            batch = sample_rows(vectors, size, rng)
     return centroids
 
 

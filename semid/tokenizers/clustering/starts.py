@@ -19,6 +19,14 @@ _EQUAL = 1e-12
 _CHAIN_BLOCK = 32
 
 
+def sample_rows(vectors: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """As many of the vectors at random, in their order; all, and nothing drawn, where there are no more."""
+    if most >= len(vectors):
+        return vectors
+    drawn: np.ndarray = vectors[np.sort(rng.choice(len(vectors), most, replace=False))]
+    return drawn
+
+
 def plus_plus(vectors: np.ndarray, num_codes: int, rng: np.random.Generator) -> np.ndarray:
     """Vectors drawn one after the other, each with a chance proportional to its squared distance to those before it.
 

@@ -12,7 +12,7 @@ from semid.tokenizers.clustering.hartigan import hartigan
 from semid.tokenizers.clustering.kmeans import KMeansConfig, Start, fit_clusters, fit_kmeans
 from semid.tokenizers.clustering.lloyd import Clusters, ClusterSums
 from semid.tokenizers.clustering.nearest import assign, nearest_codes
-from semid.tokenizers.clustering.starts import plus_plus, shrunk, spherical
+from semid.tokenizers.clustering.starts import plus_plus, sample_rows, shrunk, spherical
 
 STARTS = (*engine.STARTS, "shrunk", "spherical")
 # How near to the mean a shrunk start is, and the most vectors a code that a start is drawn from.
@@ -75,10 +75,7 @@ def _fit_plain(residuals: np.ndarray, how: Level) -> Clusters:
     if how.start in engine.STARTS:
         return fit_clusters(residuals, replace(config, start=cast(Start, how.start)))
     rng = np.random.default_rng(config.seed)
-    count = max(_START_ROWS * config.num_codes, 4096)
-    some = residuals
-    if count < len(residuals):
-        some = residuals[np.sort(rng.choice(len(residuals), count, replace=False))]
+    some = sample_rows(residuals, max(_START_ROWS * config.num_codes, 4096), rng)
     if how.start == "spherical":
         start = spherical(some, config.num_codes, rng)
     else:
