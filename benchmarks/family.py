@@ -76,7 +76,7 @@ def run(dataset: Dataset, name: str, seed: int, emb: str) -> dict[str, float]:
     side = None
     if "collaborative" in settings.get("options", {}):
         side = rows_of(cooccurrence_embedding(dataset, seed=seed), np.flatnonzero(~held_out))
-    tokenizer = SemanticIdTokenizer(TokenizerConfig(embeddings=(emb,), seed=seed, **settings))
+    tokenizer = SemanticIdTokenizer(TokenizerConfig(embeddings=(emb,), codes=256, seed=seed, **settings))
     began = time.perf_counter()
     tokenizer.fit([kept], fields=own_fields, side=side)
     seconds = time.perf_counter() - began
