@@ -47,7 +47,7 @@ def fit(
             metavar="ID,ID or none",
             show_default=False,
             help="Embeddings from behaviour that shape the codes, not what the model is told of items; co-occurrence "
-            "in training histories, computed here.",
+            "in training histories, computed here, unless there are over 8 million events.",
         ),
     ] = None,
     data: options.Data = options.DATA,

@@ -16,7 +16,7 @@ from semid.generative.model import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
-from semid.pipeline.fitting import fit_tokenizer
+from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.histories import queries_of_split
 from semid.pipeline.recommending import recommend
 from semid.pipeline.resultfiles import write_rows
@@ -36,7 +36,7 @@ class DemoConfig:
     Attributes:
         synthetic: the data to make.
         target_actions: what counts as a hit; exposures are only context, as in the challenge.
-        embeddings: ids to fuse.
+        embeddings: ids of the content to fuse.
         preset: size of the model.
         epochs: of training.
         seed: of all of it.
@@ -78,7 +78,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         show,
         settings={"source": RAW, "target": DATA, "target_actions": config.target_actions},
     )
-    tokenizer_config = TokenizerConfig(embeddings=config.embeddings, seed=config.seed)
+    tokenizer_config = TokenizerConfig(**chosen_embeddings(dataset, config.embeddings), seed=config.seed)
     tokenizer = fit_tokenizer(
         dataset, tokenizer_config, out / TOKENIZER, settings=_fit_settings(tokenizer_config), progress=show
     )
@@ -99,8 +99,9 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
 
 def _fit_settings(config: TokenizerConfig) -> Mapping[str, Any]:
     own = asdict(config)
-    own.pop("options")  # none: the demo takes the defaults
-    return {"data": DATA, "out": TOKENIZER, "emb": own.pop("embeddings"), **own}
+    for given in ("options", "embeddings"):  # no options, and the embeddings by what they are
+        own.pop(given)
+    return {"data": DATA, "out": TOKENIZER, "emb": config.content, **own}
 
 
 def _train_settings(config: DemoConfig, train_config: TrainConfig) -> Mapping[str, Any]:

@@ -3,7 +3,8 @@
 The items of every cell, a prefix of all but the last two levels, are matched to its free leaves: each item knows
 its cheapest few, and more of them only if it loses those (``paths.py``, ``auction.py``). Cells with more items than
 leaves give the excess to their siblings first (``rooms.py``). Items that share all their codes with very many others,
-and those whom the auction leaves without a leaf, are matched afterwards, some hundred at a time.
+those of small cells with few leaves to spare, and those whom the auction leaves without a leaf, are matched afterwards,
+some hundred at a time.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ def _bid(search: PathSearch) -> tuple[np.ndarray, np.ndarray]:
     """Leaf of each item by auction, -1 for none, and the items that have none."""
     sizes = bucket_sizes(search.codes)
     order = np.argsort(search.cells, kind="stable")
-    piled, items = order[sizes[order] > _PILE], order[sizes[order] <= _PILE]
+    later = (sizes > _PILE) | _crowded(search)
+    piled, items = order[later[order]], order[~later[order]]
     rivals = np.bincount(search.cells[items], minlength=int(search.cells.max()) + 1)[search.cells]
     uppers = min(max(_PATHS // (max(1, len(items)) * len(search.lower)), 4), _MOST_UPPERS)
     auction = Auction(len(sizes))
@@ -96,6 +98,14 @@ def _bid(search: PathSearch) -> tuple[np.ndarray, np.ndarray]:
         lists = _open_ended(lists, rivals[items[now]], through == len(search.upper))
         items = np.concatenate([items[~now], auction.enter(items[now], lists)])
     return auction.leaf, np.concatenate(homeless)
+
+
+def _crowded(search: PathSearch) -> np.ndarray:
+    """Which items are in small cells that they will half fill: bidding would go on and on there. (n,) bool"""
+    counts = np.bincount(search.cells)
+    free = search.num_leaves - search.taken_in_cells(len(counts))
+    crowded: np.ndarray = ((counts <= _CHUNK) & (2 * counts >= free))[search.cells]
+    return crowded
 
 
 def _open_ended(lists: PathLists, rivals: np.ndarray, everywhere: bool) -> PathLists:

@@ -90,6 +90,11 @@ class PathSearch:
         self._nodes = nodes[self._first]
         self._count = np.diff(self._first, append=len(nodes))
 
+    def taken_in_cells(self, num_cells: int) -> np.ndarray:
+        """How many leaves of each cell nobody may have. (num_cells,) int64"""
+        taken = np.bincount(self._nodes // len(self.upper), self._count, num_cells)
+        return taken.astype(np.int64)
+
     def residuals(self, items: np.ndarray) -> np.ndarray:
         """What is left of items after the prefix of their cells, moved by the means of both levels. (n, D)"""
         return self._after_prefix(items, self.vectors[items])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
@@ -45,6 +45,7 @@ def leaf(codes: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     st.floats(0.3, 1.0),
     st.booleans(),
 )
+@example(1323, (4, 8), 1.0, False)  # a full cell, where an auction alone ended beyond the bound
 def test_as_good_as_the_assignment_problem(seed: int, sizes: tuple[int, ...], filled: float, copies: bool) -> None:
     num_items = max(2, int(np.prod(sizes) * filled))
     codes, vectors, codebooks = quantised(seed, num_items, sizes, copies)
