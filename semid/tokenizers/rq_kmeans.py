@@ -276,8 +276,9 @@ class RQKMeans:
             how = self._level(level, len(fitted), int(rng.integers(2**31)))
             codebook, codes[:, level] = fit_level(left, left_out, how)
             self.codebooks_.append(codebook)
-            left -= codebook[codes[:, level]]
-            left_out -= codebook[encode_level(left_out, codebook, normalise=config.normalise)]
+            if level + 1 < config.levels:
+                left -= codebook[codes[:, level]]
+                left_out -= codebook[encode_level(left_out, codebook, normalise=config.normalise)]
             tell.level()
         return codes
 
