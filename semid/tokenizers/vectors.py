@@ -15,7 +15,8 @@ from semid.tokenizers.quantiser import Quantiser
 BLOCK_ROWS = 1 << 16
 # Vectors that need more than this stay on disk.
 MEMORY_BYTES = 256 << 20
-_GATHERED_ROWS = 1 << 12
+# Rows gathered before their pages are let go of: the kernel may map up to 2 MB around each.
+_GATHERED_ROWS = 1 << 7
 
 
 class StoredVectors:

@@ -3,11 +3,11 @@
 The items of every cell, a prefix of all but the last two levels, are matched to its free leaves: each item knows
 its cheapest few, and more of them only if it loses those (``paths.py``, ``auction.py``). Cells with more items than
 leaves give the excess to their siblings first (``rooms.py``). Items that share all their codes with very many others,
-those of small cells with few leaves to spare, and those whom the auction leaves without a leaf, are matched afterwards,
-some hundred at a time.
+those of small cells with few leaves to spare, and those whom the auction leaves without a leaf, are matched
+afterwards, some hundred at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -23,6 +23,8 @@ _WIDTHS = (16, 128, 1024)
 # Paths compared for all items together in the first of these; the next compares twice as many an item, the last all.
 _PATHS = 1 << 27
 _MOST_UPPERS = 32
+# Items that bid at the same time, in memory: about 100 MB.
+_TOGETHER = 1 << 18
 # Items that want the same codes, beyond which they do not bid; and how many are matched together afterwards.
 _PILE = 512
 _CHUNK = 256
@@ -77,27 +79,46 @@ def _number_leaves(taken: np.ndarray, wanted: np.ndarray, sizes: Sequence[int]) 
 
 def _bid(search: PathSearch) -> tuple[np.ndarray, np.ndarray]:
     """Leaf of each item by auction, -1 for none, and the items that have none."""
-    sizes = bucket_sizes(search.codes)
+    later = (bucket_sizes(search.codes) > _PILE) | _crowded(search)
     order = np.argsort(search.cells, kind="stable")
-    later = (sizes > _PILE) | _crowded(search)
-    piled, items = order[later[order]], order[~later[order]]
-    rivals = np.bincount(search.cells[items], minlength=int(search.cells.max()) + 1)[search.cells]
+    items = order[~later[order]]
     uppers = min(max(_PATHS // (max(1, len(items)) * len(search.lower)), 4), _MOST_UPPERS)
-    auction = Auction(len(sizes))
-    stage = np.zeros(len(sizes), np.int64)
-    homeless = [piled]
-    while len(items):  # those that lost all they knew of; each comes back once a stage at most
-        lowest = int(stage[items].min())
+    leaf = np.full(len(later), -1)
+    for bidders in _whole_cells(items, search.cells[items]):
+        leaf[bidders] = _auction_off(search, bidders, uppers)
+    return leaf, order[leaf[order] < 0]
+
+
+def _whole_cells(items: np.ndarray, cells: np.ndarray) -> Iterator[np.ndarray]:
+    """Items, in the order of their cells, some cells at a time: no more than are wanted together, or one cell."""
+    ends = np.append(np.flatnonzero(np.diff(cells)) + 1, len(cells))
+    first = 0
+    while first < len(items):
+        fits = np.searchsorted(ends, first + _TOGETHER, side="right")
+        last = int(ends[fits - 1]) if fits and ends[fits - 1] > first else int(ends[fits])
+        yield items[first:last]
+        first = last
+
+
+def _auction_off(search: PathSearch, items: np.ndarray, uppers: int) -> np.ndarray:
+    """Leaves of all items of some cells; -1 for those that get none."""
+    cells = search.cells[items]
+    rivals = np.bincount(cells - cells[0])[cells - cells[0]]
+    auction = Auction(len(items))
+    stage = np.zeros(len(items), np.int64)
+    bidding = np.arange(len(items))
+    while len(bidding):  # those that lost all they knew of; each comes back once a stage at most
+        lowest = int(stage[bidding].min())
         if lowest == len(_WIDTHS):
-            homeless.append(items)
             break
         through = len(search.upper) if lowest == len(_WIDTHS) - 1 else min(uppers << lowest, len(search.upper))
-        now = stage[items] == lowest
+        now = bidding[stage[bidding] == lowest]
         lists = search.cheapest(items[now], _WIDTHS[lowest], through)
-        stage[items[now]] += 1
-        lists = _open_ended(lists, rivals[items[now]], through == len(search.upper))
-        items = np.concatenate([items[~now], auction.enter(items[now], lists)])
-    return auction.leaf, np.concatenate(homeless)
+        lists = _open_ended(lists, rivals[now], through == len(search.upper))
+        later = bidding[stage[bidding] > lowest]
+        stage[now] += 1
+        bidding = np.concatenate([later, auction.enter(now, lists)])
+    return auction.leaf
 
 
 def _crowded(search: PathSearch) -> np.ndarray:

@@ -20,11 +20,16 @@ def pack(codes: np.ndarray) -> np.ndarray:
 
 
 def bucket_sizes(codes: np.ndarray) -> np.ndarray:
-    """How many items share all codes of each item, itself included. (N,) int64"""
+    """How many items share all codes of each item, itself included. (N,) int32"""
     if not len(codes):
-        return np.empty(0, np.int64)
-    _, bucket, counts = np.unique(pack(codes), return_inverse=True, return_counts=True)
-    sizes: np.ndarray = counts[bucket]
+        return np.empty(0, np.int32)
+    keys = pack(codes)
+    order = np.argsort(keys)
+    keys = keys[order]
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    counts = np.diff(starts, append=len(codes)).astype(np.int32)
+    sizes = np.empty(len(codes), np.int32)
+    sizes[order] = np.repeat(counts, counts)
     return sizes
 
 

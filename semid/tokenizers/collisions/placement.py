@@ -149,14 +149,18 @@ def _match_contested(
     taken: np.ndarray, wanted: np.ndarray, vectors: Rows, codebooks: Sequence[np.ndarray], errors: np.ndarray
 ) -> np.ndarray:
     """``optimal``: codes of all items, those that alone want free ones left there."""
-    keys = pack(np.concatenate([wanted, taken]))
-    mine = keys[: len(wanted)]
-    contested = np.isin(mine, keys[len(wanted) :]) | (bucket_sizes(wanted) > 1)
-    rows = np.flatnonzero(contested)
+    rows = np.flatnonzero(_contested(taken, wanted))
     codes = wanted.copy()
-    held = np.concatenate([taken, wanted[~contested]])
+    held = taken if len(rows) == len(wanted) else np.concatenate([taken, np.delete(wanted, rows, axis=0)])
     codes[rows] = cheapest_matching(held, wanted[rows], ChosenRows(vectors, rows), codebooks, errors[rows])
     return codes
+
+
+def _contested(taken: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which codes others have or want too. (n,) bool"""
+    keys = pack(np.concatenate([wanted, taken]))
+    contested: np.ndarray = np.isin(keys[: len(wanted)], keys[len(wanted) :]) | (bucket_sizes(wanted) > 1)
+    return contested
 
 
 def _move_at_level(

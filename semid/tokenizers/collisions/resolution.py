@@ -148,8 +148,9 @@ def report_moves(
     """
     if errors is None:
         errors = squared_errors(before, vectors, codebooks)
-    sizes, sizes_after = bucket_sizes(before), bucket_sizes(after)
-    colliding = np.flatnonzero(sizes > 1)
+    sizes = bucket_sizes(before)
+    colliding, largest = np.flatnonzero(sizes > 1), int(sizes.max())
+    sizes = bucket_sizes(after)
     changed = before != after[:, : before.shape[1]]
     moved = np.flatnonzero(changed.any(axis=1))
     rise = squared_errors(after[moved], ChosenRows(vectors, moved), codebooks).astype(np.float64) - errors[moved]
@@ -158,9 +159,9 @@ def report_moves(
         policy=policy,
         overflow=overflow,
         colliding_before=len(colliding) / len(before),
-        colliding_after=float((sizes_after > 1).mean()),
-        largest_before=int(sizes.max()),
-        largest_after=int(sizes_after.max()),
+        colliding_after=float((sizes > 1).mean()),
+        largest_before=largest,
+        largest_after=int(sizes.max()),
         identical=count_identical(before[colliding], ChosenRows(vectors, colliding)) / len(before),
         moved=len(moved) / len(before),
         prefix_changed=float(changed[:, :-1].any(axis=1).mean()),

@@ -81,6 +81,16 @@ def test_always_unique_while_the_codes_suffice(
     assert (resolution.codes < sizes).all()
 
 
+def test_some_cells_at_a_time_do_as_well_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, vectors, codebooks = quantised(3, 4000, (16, 32, 32), width=6)
+    at_once = resolve(codes, vectors, codebooks, policy="optimal")
+    monkeypatch.setattr(optimal, "_TOGETHER", 100)  # a few cells hold more: each of those is alone
+    apart = resolve(codes, vectors, codebooks, policy="optimal")
+    assert (bucket_sizes(apart.codes) == 1).all()
+    assert at_once.report.added_distortion is not None
+    assert apart.report.added_distortion == pytest.approx(at_once.report.added_distortion, rel=0.02)
+
+
 def test_the_one_with_less_to_lose_gives_way() -> None:
     """Both want 0; the closer one has a second choice that is as good, so it is the one to move."""
     books = [np.zeros((1, 2), np.float32), np.array([[0, 0], [0, 1], [9, 0]], np.float32)]
