@@ -125,7 +125,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         "train_seconds": history[-1]["seconds"],
         "best_epoch": history[-1]["best_epoch"],
         "epochs": len(history),
-        "fusion_weight": recommender.fusion_weight,
+        "weights": recommender.weights,
         "action": recommender.usual_action,
         "tokenizer": asdict(config),
         "model": open_artifact(work / "model", "model").details["model"],
@@ -202,7 +202,10 @@ def markdown(result: dict[str, Any]) -> str:
         "seeds": ", ".join(str(run["seed"]) for run in runs),
         "minutes of training": ", ".join(f"{run['train_seconds'] / 60:.1f}" for run in runs),
         "best epoch": ", ".join(f"{run['best_epoch']} of {run['epochs']}" for run in runs),
-        "fusion weight": ", ".join(str(run["fusion_weight"]) for run in runs),
+        "weights of the hybrid": ", ".join(
+            f"{name} {np.mean([run['weights']['hybrid'][name] for run in runs]):.2f}"
+            for name in runs[0]["weights"]["hybrid"]
+        ),
     }
     lines = [f"### {result['dataset']}", "", "; ".join(f"{name}: {value}" for name, value in facts.items()), ""]
     lines += ["| mode | R@5 | N@5 | R@10 | N@10 |", "|---|---|---|---|---|"]

@@ -12,26 +12,33 @@ class Ranking:
     Attributes:
         items: (Q, k) int64 item rows; -1 where a query has fewer than k results, always at the end.
         scores: (Q, k) float32, not increasing along a row; -inf where items is -1.
-        exact: (Q,) bool, whether the list is provably the true top k of its scoring; None if not known.
+        bound: (Q,) float32, the most that an item not listed may score; None if not known.
     """
 
     items: np.ndarray
     scores: np.ndarray
-    exact: np.ndarray | None = None
+    bound: np.ndarray | None = None
+
+    @property
+    def exact(self) -> np.ndarray | None:
+        """(Q,) bool, whether the list is provably the true top k of its scoring; None if not known."""
+        return None if self.bound is None else self.bound <= self.scores[:, -1]
 
     def __len__(self) -> int:
         return len(self.items)
 
     def top(self, k: int) -> "Ranking":
-        """The first k columns; where the longer list was proven exact the shorter one is, perhaps elsewhere too."""
-        return Ranking(self.items[:, :k], self.scores[:, :k], self.exact)
+        """The first k columns."""
+        if self.bound is None or k >= self.items.shape[1]:
+            return Ranking(self.items[:, :k], self.scores[:, :k], self.bound)
+        return Ranking(self.items[:, :k], self.scores[:, :k], np.maximum(self.bound, self.scores[:, k]))
 
     @staticmethod
     def concatenate(parts: "list[Ranking]") -> "Ranking":
         """Rankings of consecutive batches of queries as one."""
-        exact = [part.exact for part in parts if part.exact is not None]
+        bounds = [part.bound for part in parts if part.bound is not None]
         return Ranking(
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.scores for part in parts]),
-            np.concatenate(exact) if len(exact) == len(parts) else None,
+            np.concatenate(bounds) if len(bounds) == len(parts) else None,
         )

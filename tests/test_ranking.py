@@ -5,17 +5,28 @@ from semid.ranking import Ranking
 
 def ranking(seed: int, exact: bool | None) -> Ranking:
     rng = np.random.default_rng(seed)
-    known = None if exact is None else np.full(3, exact)
-    return Ranking(rng.integers(0, 9, (3, 4)), -np.sort(-rng.random((3, 4)), axis=1), known)
+    items, scores = rng.integers(0, 9, (3, 4)), -np.sort(-rng.random((3, 4)), axis=1)
+    return Ranking(items, scores, None if exact is None else scores[:, -1] + (0.0 if exact else 0.01))
 
 
-def test_top_keeps_the_first_columns_and_exactness() -> None:
+def test_top_keeps_the_first_columns() -> None:
     full = ranking(0, True)
     top = full.top(2)
     np.testing.assert_array_equal(top.items, full.items[:, :2])
     np.testing.assert_array_equal(top.scores, full.scores[:, :2])
-    assert top.exact is full.exact
     assert len(top) == 3
+    assert ranking(0, None).top(2).exact is None
+
+
+def test_the_first_columns_may_be_exact_where_the_whole_is_not() -> None:
+    scores = np.array([[4.0, 3, 2], [4, 3, 2], [4, 3, 3]])
+    whole = Ranking(np.tile([1, 2, 3], (3, 1)), scores, np.array([2.5, 3.5, 0]))
+    for k, exact in ((3, [False, False, True]), (2, [True, False, True]), (1, [True, True, True])):
+        assert whole.exact is not None
+        top = whole.top(k)
+        assert top.exact is not None
+        assert top.exact.tolist() == exact
+    np.testing.assert_array_equal(whole.top(2).bound, [2.5, 3.5, 3])
 
 
 def test_concatenate_stacks_queries() -> None:

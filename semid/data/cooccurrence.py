@@ -61,11 +61,17 @@ def cooccurrence_embedding(dataset: Dataset, *, dim: int = 64, window: int = 5, 
 
 def cooccurrence_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:
     """Symmetric (N, N) float64 counts of pairs of different items in training histories, weighted 1 / distance."""
+    counts = transition_counts(dataset, window=window)
+    return (counts + counts.T).tocsr()
+
+
+def transition_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:
+    """(N, N) float64 counts of pairs of different items, the earlier one first, otherwise the same."""
     counts = sp.csr_matrix((dataset.num_items, dataset.num_items))
     for items, users in _training_blocks(dataset):
         for distance, pair in enumerate(_pairs_within(items, users, window), start=1):
             counts += sp.csr_matrix((np.full(len(pair[0]), 1 / distance), pair), shape=counts.shape)
-    return (counts + counts.T).tocsr()
+    return counts
 
 
 def keeps_company(dataset: Dataset) -> bool:

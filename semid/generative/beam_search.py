@@ -46,16 +46,21 @@ class BeamResult:
     Attributes:
         items: (B, k) int64 item rows, -1 where fewer than k were found.
         scores: (B, k) log-probabilities, -inf where items is -1.
-        exact: (B,) bool; True proves that no other candidate has a higher score than those listed.
+        bound: (B,) the most that a candidate not listed may score.
     """
 
     items: Tensor
     scores: Tensor
-    exact: Tensor
+    bound: Tensor
+
+    @property
+    def exact(self) -> Tensor:
+        """(B,) bool; True proves that no other candidate has a higher score than those listed."""
+        return self.bound <= self.scores[:, -1]
 
     def ranking(self) -> Ranking:
         """As plain arrays."""
-        return Ranking(self.items.cpu().numpy(), self.scores.float().cpu().numpy(), self.exact.cpu().numpy())
+        return Ranking(self.items.cpu().numpy(), self.scores.float().cpu().numpy(), self.bound.float().cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +131,7 @@ def exact_beam_search(
     """
     beam = max(beam, k)
     result = beam_search(decoder, state, trie, beam=beam, k=k, seen=seen)
-    items, scores = result.items, result.scores
+    items, scores, bound = result.items, result.scores, result.bound
     open_rows = (~result.exact).nonzero()[:, 0]
     widest = max(len(level) for level in trie.levels)
     while len(open_rows) and beam < widest:
@@ -134,9 +139,9 @@ def exact_beam_search(
         part = beam_search(
             decoder, state[open_rows], trie, beam=beam, k=k, seen=None if seen is None else seen[open_rows]
         )
-        items[open_rows], scores[open_rows] = part.items, part.scores
+        items[open_rows], scores[open_rows], bound[open_rows] = part.items, part.scores, part.bound
         open_rows = open_rows[~part.exact]
-    return BeamResult(items, scores, torch.ones_like(result.exact))
+    return BeamResult(items, scores, bound)
 
 
 def _first_beams(log_probs: Tensor, trie: CodeTrie, beam: int, seen: Tensor | None) -> tuple[_Beams, Tensor]:
@@ -206,7 +211,9 @@ def _results(trie: CodeTrie, beams: _Beams, k: int, seen: Tensor | None) -> Beam
         leaves = nth_unseen(seen, first_leaf - seen_before(seen, first_leaf) + within)
     items = trie.items[leaves.clamp(max=trie.num_candidates - 1)].long()
     scores = scores.gather(1, source).masked_fill(~found, -torch.inf)
-    return BeamResult(items.masked_fill(~found, -1), scores, beams.cut <= scores[:, -1])
+    more = until[:, -1] > k  # those below the last one listed
+    bound = torch.where(more, torch.maximum(beams.cut, scores[:, -1]), beams.cut)
+    return BeamResult(items.masked_fill(~found, -1), scores, bound)
 
 
 def _seen_leaves(trie: CodeTrie, seen: Tensor) -> Tensor:

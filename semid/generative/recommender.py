@@ -14,6 +14,7 @@ from torch import Tensor
 from semid.artifacts import Artifact, create_artifact, open_artifact
 from semid.codes import SemanticIds
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
+from semid.data.transitions import Transitions
 from semid.errors import InputError
 from semid.generative.beam_search import beam_search
 from semid.generative.code_decoder import CodeSearch
@@ -27,6 +28,7 @@ from semid.ranking import Ranking
 logger = logging.getLogger(__name__)
 KIND = "model"
 ANY_ACTION = "any"
+_TRANSITIONS = "transitions.safetensors"
 _BATCH_QUERIES = 256
 _BATCH_ROWS = 12_800
 
@@ -56,7 +58,8 @@ class GenerativeRecommender:
         action_names: of the dataset.
 
     Attributes:
-        fusion_weight: weight of the generative score when both ways are joined, fitted on validation.
+        transitions: what follows what in training histories; None if that is not told.
+        weights: by mode, the weight of each kind of evidence, fitted on validation; none before that.
         usual_action: the commonest action of validation targets, ``"any"`` where actions are not told apart.
     """
 
@@ -66,7 +69,8 @@ class GenerativeRecommender:
         self.model, self.catalogue = model.eval(), catalogue
         self.candidates = np.asarray(candidates, np.int64)
         self.action_names = tuple(action_names)
-        self.fusion_weight = 0.5
+        self.transitions: Transitions | None = None
+        self.weights: Mapping[str, Mapping[str, float]] = {}
         self.usual_action = ANY_ACTION
         self.artifact: Artifact | None = None
 
@@ -141,7 +145,7 @@ class GenerativeRecommender:
             Scores are log-probabilities.
         """
         if not len(states):
-            return Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, bool))
+            return Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, np.float32))
         parts = []
         for part in states.batches(beam):
             block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
@@ -232,12 +236,14 @@ class GenerativeRecommender:
             writer.save_arrays("model.safetensors", weights)
             arrays, facts = catalogue_to_arrays(self.catalogue)
             writer.save_arrays("catalogue.safetensors", {**arrays, "candidates": self.candidates})
+            if self.transitions is not None:
+                writer.save_arrays(_TRANSITIONS, self.transitions.to_arrays())
             writer.save_lines("log.jsonl", history)
             writer.details |= {
                 "model": asdict(self.model.config),
                 "catalogue": facts,
                 "action_names": list(self.action_names),
-                "fusion_weight": self.fusion_weight,
+                "weights": self.weights,
                 "usual_action": self.usual_action,
             }
 
@@ -251,6 +257,8 @@ class GenerativeRecommender:
         artifact = open_artifact(Path(path), KIND)
         arrays = artifact.load_arrays("catalogue.safetensors")
         candidates = arrays.pop("candidates")
+        if "weights" not in artifact.details:
+            raise InputError(f"{path} was trained by an earlier semid: train the model again.")
         catalogue = catalogue_from_arrays(arrays, artifact.details["catalogue"]).to(torch.device(device))
         model = Model(model_config_from_facts(artifact.details["model"]), catalogue)
         weights = artifact.load_arrays("model.safetensors")
@@ -259,7 +267,9 @@ class GenerativeRecommender:
         except RuntimeError:
             raise InputError(f"The weights in {path} do not fit its configuration: train the model again.") from None
         recommender = GenerativeRecommender(model.to(device), catalogue, candidates, artifact.details["action_names"])
-        recommender.fusion_weight = artifact.details["fusion_weight"]
+        recommender.weights = artifact.details["weights"]
+        if _TRANSITIONS in artifact.files:
+            recommender.transitions = Transitions.from_arrays(artifact.load_arrays(_TRANSITIONS))
         recommender.usual_action = artifact.details["usual_action"]
         recommender.artifact = artifact
         return recommender

@@ -1,7 +1,7 @@
 """Answer queries in each way the model can: generated, retrieved, both joined."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,9 +9,11 @@ import numpy as np
 from semid.data.events import Queries
 from semid.errors import InputError
 from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
+from semid.pipeline import evidence
 from semid.ranking import Ranking
 from semid.retrieval.ann import AnnIndex
-from semid.retrieval.hybrid import Candidates, fill, fuse, score_union, union
+from semid.retrieval.combining import rank
+from semid.retrieval.hybrid import fill
 
 MODES = ("generative", "ann", "hybrid")
 USUAL_ACTION = "usual"
@@ -103,40 +105,46 @@ class Answerer:
         check_modes(modes)
         states, seen = self.encode(queries)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
-        return {mode: ways[mode](states, seen) for mode in modes}
+        return {mode: ways[mode](queries, states, seen) for mode in modes}
 
-    def _by_codes(self, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        k = self.config.k
-        generated = self._generated(states, seen, k)
+    def _by_codes(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
+        k, weights = self.config.k, self._weights("generative")
+        found = self._generated(states, seen)
+        generated = rank(evidence.of_one(found, evidence.GENERATIVE, queries), weights, k)
+        assert found.bound is not None
+        generated = replace(generated, bound=evidence.bound_of_others(found.bound, weights))
         if not self.config.fallback:
             return Answer(generated)
         short = generated.items[:, k - 1] < 0
         if not short.any():
             return Answer(generated, short)
-        filled = fill(generated, self._retrieved(states, seen, 2 * k), k)
+        filled = fill(generated, self._nearest(queries, states, seen, 2 * k), k)
         return Answer(filled.ranking, filled.filled > 0)
 
-    def _by_vectors(self, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        return Answer(self._retrieved(states, seen, self.config.k))
+    def _by_vectors(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
+        return Answer(self._nearest(queries, states, seen, self.config.beam).top(self.config.k))
 
-    def _by_both(self, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        k, beam = self.config.k, self.config.beam
-        generated = self._generated(states, seen, beam)
-        retrieved = self._retrieved(states, seen, beam)
-        candidates = union_candidates(self.recommender, states, [generated, retrieved])
-        short = generated.items[:, k - 1] < 0
-        return Answer(fuse(candidates, self.recommender.fusion_weight, k), short)
+    def _by_both(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
+        generated = self._generated(states, seen)
+        lists = [generated, self._retrieved(states, seen, self.config.beam)]
+        candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, seen)
+        short = generated.items[:, self.config.k - 1] < 0
+        return Answer(rank(candidates, self._weights("hybrid"), self.config.k), short)
 
-    def _generated(self, states: QueryStates, seen: np.ndarray | None, k: int) -> Ranking:
-        return self.recommender.generate(states, beam=self.config.beam, k=k, seen=seen)
+    def _nearest(self, queries: Queries, states: QueryStates, seen: np.ndarray | None, count: int) -> Ranking:
+        """What the index finds, ranked by all that mode ``ann`` looks at."""
+        found = evidence.of_one(self._retrieved(states, seen, count), evidence.DENSE, queries)
+        return rank(found, self._weights("ann"), count)
 
-    def _retrieved(self, states: QueryStates, seen: np.ndarray | None, k: int) -> Ranking:
-        return self.index.search(self.recommender.query_vectors(states), k, seen)
+    def _weights(self, mode: str) -> Mapping[str, float]:
+        return self.recommender.weights.get(mode, evidence.PRIOR[mode])
 
+    def _generated(self, states: QueryStates, seen: np.ndarray | None) -> Ranking:
+        beam = self.config.beam
+        return self.recommender.generate(states, beam=beam, k=beam, seen=seen)
 
-def union_candidates(
-    recommender: GenerativeRecommender, states: QueryStates, rankings: Sequence[Ranking]
-) -> Candidates:
-    """All items of several rankings of the same queries, each scored by both heads."""
-    items = union(rankings)
-    return score_union(items, recommender.code_scores(states, items), recommender.dense_scores(states, items))
+    def _retrieved(self, states: QueryStates, seen: np.ndarray | None, count: int) -> Ranking:
+        """What the index finds, scored as the dense head does."""
+        scale = float(self.recommender.model.scale.detach())
+        found = self.index.search(self.recommender.query_vectors(states), count, seen)
+        return Ranking(found.items, found.scores * scale)

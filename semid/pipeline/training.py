@@ -11,16 +11,16 @@ import torch
 
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
+from semid.data.transitions import Transitions
 from semid.evaluation.metrics import Targets, query_metrics
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
 from semid.generative.recommender import ANY_ACTION, GenerativeRecommender, QueryStates
 from semid.generative.train import TrainConfig, Trainer, Validate
-from semid.pipeline.answering import union_candidates
+from semid.pipeline import evidence
 from semid.progress import Progress
 from semid.ranking import Ranking
 from semid.retrieval.exact import exact_search
-from semid.retrieval.hybrid import fit_fusion_weight
 from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def train_recommender(
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> GenerativeRecommender:
-    """Train, keep the weights that are best on validation, fit the fusion weight there too, and save.
+    """Train, keep the weights that are best on validation, fit the weights of the evidence there too, and save.
 
     Validation is on at most VALIDATION_QUERIES fixed queries; the objective is the mean NDCG@10 of the beams
     and of exact vector search. The test split is not read. Without validation queries the last epoch counts.
@@ -89,7 +89,8 @@ def train_recommender(
     )
     history = trainer.run(resume=resume)
     recommender.weights_changed()
-    recommender.fusion_weight = fitted_fusion_weight(recommender, queries, action)
+    recommender.transitions = Transitions.of(dataset)
+    recommender.weights = fitted_weights(recommender, queries, action)
     recommender.usual_action = action
     if out is not None:
         recommender.save(out, settings=settings, parents=parents, history=history)
@@ -145,18 +146,29 @@ def validator(recommender: GenerativeRecommender, queries: Queries | None, actio
     return validate
 
 
-def fitted_fusion_weight(recommender: GenerativeRecommender, queries: Queries | None, action: str) -> float:
-    """Weight of the generative score in hybrid rankings, fitted on validation for NDCG@10; 0.5 without any."""
-    config = recommender.model.config
-    if config.code_weight <= 0 or config.contrastive_weight <= 0:
-        return 1.0 if config.code_weight > 0 else 0.0
+def fitted_weights(
+    recommender: GenerativeRecommender, queries: Queries | None, action: str
+) -> dict[str, dict[str, float]]:
+    """By mode, the weights of the evidence that make what came next on validation most probable."""
     if queries is None:
-        return 0.5
+        return {}
+    config = recommender.model.config
     states = recommender.encode(queries, action)
     count = min(FUSION_CANDIDATES, len(recommender.candidates))
-    generated = recommender.generate(states, beam=count, k=count)
-    candidates = union_candidates(recommender, states, [generated, _nearest(recommender, states, count)])
-    return fit_fusion_weight(candidates, lambda ranking: _ndcg(ranking, queries), _K).weight
+    lists, weights = [], {}
+    if config.code_weight > 0:
+        lists.append(recommender.generate(states, beam=count, k=count))
+        weights["generative"] = evidence.fit(
+            evidence.of_one(lists[-1], evidence.GENERATIVE, queries), queries, "generative"
+        )
+    if config.contrastive_weight > 0:
+        found = _nearest(recommender, states, count)
+        lists.append(Ranking(found.items, found.scores * float(recommender.model.scale.detach())))
+        weights["ann"] = evidence.fit(evidence.of_one(lists[-1], evidence.DENSE, queries), queries, "ann")
+    if len(lists) == 2:
+        candidates = evidence.of_union(recommender, queries, states, lists, count)
+        weights["hybrid"] = evidence.fit(candidates, queries, "hybrid")
+    return weights
 
 
 def _nearest(recommender: GenerativeRecommender, states: QueryStates, k: int) -> Ranking:

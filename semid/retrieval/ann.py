@@ -123,7 +123,7 @@ class AnnIndex:
                 break
             open_queries = open_queries[(part_items < 0).any(axis=1)]
             fetch = min(len(self), 2 * fetch)
-        return Ranking(items, scores, np.ones(len(items), bool) if self.factory == "Flat" else None)
+        return Ranking(items, scores, scores[:, -1] if self.factory == "Flat" else None)
 
     def recall_against_exact(self, queries: np.ndarray, vectors: np.ndarray, k: int) -> float:
         """Share of the exact top k that the index finds.

@@ -99,11 +99,8 @@ def _as_ranking(sorted_rows: np.ndarray, positions: Tensor, scores: Tensor, k: i
     ranked = scores.gather(1, order).cpu().numpy().astype(np.float32)
     items = np.where(ranked > -np.inf, sorted_rows[positions.gather(1, order).cpu().numpy()], -1)
     missing = ((0, 0), (0, k - items.shape[1]))
-    return Ranking(
-        np.pad(items, missing, constant_values=-1),
-        np.pad(ranked, missing, constant_values=-np.inf),
-        np.ones(len(items), bool),
-    )
+    ranked = np.pad(ranked, missing, constant_values=-np.inf)
+    return Ranking(np.pad(items, missing, constant_values=-1), ranked, ranked[:, -1])
 
 
 def check_search(queries: tuple[int, ...], items: tuple[int, ...], k: int, seen: np.ndarray | None) -> None:

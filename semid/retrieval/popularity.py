@@ -43,7 +43,7 @@ def popularity_ranking(
         there = places < len(order)
         items = np.where(there, order[np.minimum(places, len(order) - 1)], -1).astype(np.int64)
         scores = np.where(there, train_counts[items], -np.inf).astype(np.float32)
-        parts.append(Ranking(items, scores, np.ones(len(items), bool)))
+        parts.append(Ranking(items, scores, scores[:, -1]))
     return Ranking.concatenate(parts)
 
 

@@ -26,7 +26,8 @@ COUNTS = np.array([5, 4, 3, 0, 0, 0, 0, 0, 0, 2])
 
 def ranking(items: list[list[int]], exact: list[bool] | None = None) -> Ranking:
     rows = np.array(items)
-    return Ranking(rows, -np.arange(rows.shape[1]) + np.zeros(rows.shape, np.float32), exact and np.array(exact))
+    scores = -np.arange(rows.shape[1]) + np.zeros(rows.shape, np.float32)
+    return Ranking(rows, scores, exact and np.where(exact, scores[:, -1], np.inf))
 
 
 GENERATIVE = ModeResult(

@@ -289,7 +289,9 @@ def test_low_precision_decoder_is_summed_in_float32() -> None:
 
 
 def test_ranking_has_plain_arrays() -> None:
-    ranking = BeamResult(torch.tensor([[4, -1]]), torch.tensor([[-1.0, -torch.inf]]), torch.tensor([True])).ranking()
+    ranking = BeamResult(
+        torch.tensor([[4, -1]]), torch.tensor([[-1.0, -torch.inf]]), torch.tensor([-torch.inf])
+    ).ranking()
     assert ranking.items.tolist() == [[4, -1]]
     assert ranking.items.dtype == np.int64
     assert ranking.scores.dtype == np.float32

@@ -267,7 +267,7 @@ def test_a_loaded_recommender_answers_the_same(
         layer.bias += torch.tensor([0.5, 0.0, -0.5, 0.25])
     made = GenerativeRecommender(model, catalogue, np.arange(2, 20), rich.action_names)
     log = [{"epoch": 1, "loss_total": 2.5}, {"epoch": 2, "loss_total": 1.5}]
-    made.fusion_weight, made.usual_action = 0.25, "click"
+    made.weights, made.usual_action = {"ann": {"dense": 0.25, "repeat": -1.0}}, "click"
     path = saved(made, tmp_path / "model", settings={"seed": 3}, history=log)
     torch.set_warn_always(True)
     try:
@@ -285,7 +285,7 @@ def test_a_loaded_recommender_answers_the_same(
     assert loaded.action_names == rich.action_names
     assert loaded.artifact is not None
     assert loaded.artifact.settings == {"seed": 3}
-    assert (loaded.fusion_weight, loaded.usual_action) == (0.25, "click")
+    assert (loaded.weights, loaded.usual_action, loaded.transitions) == (made.weights, "click", None)
     assert not loaded.model.training
     lines = (path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == log
@@ -318,6 +318,17 @@ def test_loading_a_damaged_model(recommender: GenerativeRecommender, tmp_path: P
         GenerativeRecommender.load(path)
     (path / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing or truncated"):
+        GenerativeRecommender.load(path)
+
+
+def test_loading_a_model_of_before_its_evidence_was_weighed(
+    recommender: GenerativeRecommender, tmp_path: Path
+) -> None:
+    path = saved(recommender, tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    del config["details"]["weights"]
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="trained by an earlier semid: train the model again"):
         GenerativeRecommender.load(path)
 
 

@@ -24,29 +24,44 @@ def queries(dataset):
     return dataset.queries["test"].select(np.arange(20))
 
 
-def everything(recommender: GenerativeRecommender, queries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All candidates (Q, C) with the scores of both heads, float64."""
-    states = recommender.encode(queries, recommender.usual_action)
-    items = np.tile(recommender.candidates, (len(queries), 1))
-    codes, dense = recommender.code_scores(states, items), recommender.dense_scores(states, items)
-    return items, codes.astype(np.float64), dense.astype(np.float64)
-
-
 def best(items: np.ndarray, scores: np.ndarray, k: int) -> list[set[int]]:
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return [set(row) for row in np.take_along_axis(items, order, axis=1).tolist()]
 
 
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    return scores - np.log(np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True))
+def all_evidence(recommender: GenerativeRecommender, queries) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """All candidates (Q, C) and each kind of evidence on them, the history's by a loop."""
+    states = recommender.encode(queries, recommender.usual_action)
+    items = np.tile(recommender.candidates, (len(queries), 1))
+    strengths = recommender.transitions.strengths.toarray().astype(np.float64)
+    transition, repeat, recency = np.zeros((3, *items.shape))
+    for query in range(len(queries)):
+        history = queries.log.items[queries.start[query] : queries.end[query]][::-1].tolist()
+        after = sum(0.7**age * strengths[item] for age, item in enumerate(history[:20]))
+        transition[query] = np.log1p(20 * after[items[query]])
+        for column, item in enumerate(items[query].tolist()):
+            if item in history:
+                repeat[query, column], recency[query, column] = 1, 1 / (1 + history.index(item))
+    return items, {
+        "generative": recommender.code_scores(states, items).astype(np.float64),
+        "dense": recommender.dense_scores(states, items).astype(np.float64),
+        "transition": transition,
+        "repeat": repeat,
+        "recency": recency,
+    }
 
 
-def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries):
-    items, codes, dense = everything(recommender, queries)
+@pytest.mark.parametrize("again", [None, 2.0, -3.0])
+def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries, again, monkeypatch):
+    """With the weights as fitted, and with items of the history raised or lowered."""
+    items, evidence = all_evidence(recommender, queries)
+    weights = {mode: dict(values) for mode, values in recommender.weights.items()}
+    if again is not None:
+        weights = {mode: {**values, "repeat": again, "recency": again / 2} for mode, values in weights.items()}
+    monkeypatch.setattr(recommender, "weights", weights)
     answerer = Answerer(recommender, AnswerConfig(k=5, beam=items.shape[1]))
-    weight = recommender.fusion_weight
-    fused = (1 - weight) * log_softmax(dense) + weight * log_softmax(codes)
-    for mode, scores in (("generative", codes), ("ann", dense), ("hybrid", fused)):
+    for mode, named in weights.items():
+        scores = sum(weight * evidence[name] for name, weight in named.items())
         ranking = answerer.answer(queries, mode).ranking
         gaps = np.diff(-np.sort(-scores, axis=1)[:, 4:6])[:, 0] < -1e-4  # the fifth is clearly above the sixth
         found = [set(row) for row in ranking.items.tolist()]
@@ -54,6 +69,23 @@ def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries):
         assert [f for f, g in zip(found, gaps, strict=True) if g] == [
             b for b, g in zip(best(items, scores, 5), gaps, strict=True) if g
         ]
+
+
+@pytest.mark.parametrize("again", [1.0, -3.0])
+def test_exactness_is_claimed_of_the_scores_that_rank(recommender, queries, again, monkeypatch):
+    _, evidence = all_evidence(recommender, queries)
+    weights = {"generative": 0.8, "repeat": again, "recency": 0.5}
+    monkeypatch.setattr(recommender, "weights", {"generative": weights})
+    scores = sum(weight * evidence[name] for name, weight in weights.items())
+    claimed = 0
+    for beam in (5, 10, 20, 60):
+        ranking = (
+            Answerer(recommender, AnswerConfig(k=5, beam=beam, fallback=False)).answer(queries, "generative").ranking
+        )
+        for query in np.flatnonzero(ranking.exact):
+            claimed += 1
+            np.testing.assert_allclose(ranking.scores[query], -np.sort(-scores[query])[:5], rtol=1e-4, atol=1e-4)
+    assert claimed > 10
 
 
 def test_seen_items_are_left_out_in_every_mode(recommender, queries):
@@ -66,6 +98,7 @@ def test_seen_items_are_left_out_in_every_mode(recommender, queries):
 
 
 def test_what_the_beams_leave_short_is_filled_and_told(recommender, queries, monkeypatch):
+    monkeypatch.setattr(recommender, "weights", {})
     plain = Answerer(recommender, AnswerConfig(k=5, beam=5)).answer(queries, "generative")
     retrieved = Answerer(recommender, AnswerConfig(k=10, beam=10)).answer(queries, "ann").ranking.items
     whole = recommender.generate

@@ -1,0 +1,156 @@
+"""What follows what: the items that come after an item in training histories, and how strongly.
+
+The neighbourhood method that neural recommenders are measured against, and what they are slow to learn: item-to-item
+transitions (Rendle et al. 2010, "Factorizing personalized Markov chains"; Sarwar et al. 2001). Item i follows item j
+with the strength Σ 1/d over the pairs at a distance of d ≤ window events in one history, over √(f_j f_i), the
+frequencies of both. After a history, an item scores the sum of the strengths with which it follows each event, less
+for events further back.
+
+Legend: N items, E stored transitions, Q queries, C candidates a query.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from semid.data.cooccurrence import transition_counts
+from semid.data.dataset import Dataset
+from semid.data.events import Queries
+from semid.ranking import Ranking
+
+WINDOW = 5
+# Followers kept of each item, and events of a history that are looked back at.
+_MOST, _BACK = 128, 20
+_DECAY = 0.7
+# Training events counted: of more than these, the histories of some users drawn at random.
+_MOST_EVENTS = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """Followers of every item.
+
+    Attributes:
+        strengths: (N, N) float32 sparse, row j the items that follow j; at most 128 a row.
+    """
+
+    strengths: sp.csr_matrix
+
+    @staticmethod
+    def of(dataset: Dataset, *, window: int = WINDOW) -> "Transitions":
+        """Count the training events of a dataset; valid and test events are never read.
+
+        Args:
+            window: how many positions apart two events of one user may be.
+        """
+        counts = transition_counts(_some_users(dataset), window=window)
+        scale = sp.diags(1 / np.sqrt(np.maximum(dataset.train_counts, 1)))
+        return Transitions(_strongest((scale @ counts @ scale).tocsr(), _MOST).astype(np.float32))
+
+    def after(self, queries: Queries) -> "Followers":
+        """What follows each query's history."""
+        lengths = np.minimum(queries.end - queries.start, _BACK)
+        rows = np.repeat(np.arange(len(queries)), lengths)
+        age = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        items = queries.log.items[np.repeat(queries.end, lengths) - 1 - age]
+        shape = (len(queries), self.strengths.shape[0])
+        weights = (_DECAY**age).astype(np.float32)
+        return Followers((sp.csr_matrix((weights, (rows, items)), shape=shape) @ self.strengths).tocsr())
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The stored transitions."""
+        matrix = self.strengths
+        return {"offsets": matrix.indptr.astype(np.int64), "items": matrix.indices, "strengths": matrix.data}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "Transitions":
+        """What :meth:`to_arrays` gave."""
+        num_items = len(arrays["offsets"]) - 1
+        parts = (arrays["strengths"], arrays["items"], arrays["offsets"])
+        return Transitions(sp.csr_matrix(parts, shape=(num_items, num_items)))
+
+
+@dataclass(frozen=True, eq=False)
+class Followers:
+    """What follows Q histories.
+
+    Attributes:
+        scores: (Q, N) float32 sparse.
+    """
+
+    scores: sp.csr_matrix
+
+    def of(self, items: np.ndarray) -> np.ndarray:
+        """Scores of given items (Q, C), 0 for those that do not follow and for padding -1. (Q, C) float32"""
+        matrix = self.scores.sorted_indices()
+        num_items = matrix.shape[1]
+        rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+        stored = rows * num_items + matrix.indices
+        wanted = np.arange(len(items))[:, None] * num_items + items
+        found = np.zeros(items.shape, np.float32)
+        if len(stored):
+            at = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
+            found = np.where((stored[at] == wanted) & (items >= 0), matrix.data[at], found)
+        return found
+
+    def best(self, k: int, candidates: np.ndarray) -> Ranking:
+        """The k strongest followers among candidates, the lowest row first of equal ones; lists may end early."""
+        allowed = np.zeros(self.scores.shape[1], bool)
+        allowed[candidates] = True
+        rows = np.repeat(np.arange(self.scores.shape[0]), np.diff(self.scores.indptr))
+        usable = allowed[self.scores.indices]
+        rows, items, values = rows[usable], self.scores.indices[usable], self.scores.data[usable]
+        order = np.lexsort((items, -values, rows))
+        rows, items, values = rows[order], items[order], values[order]
+        lengths = np.bincount(rows, minlength=self.scores.shape[0])
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        kept = place < k
+        found = np.full((self.scores.shape[0], k), -1, np.int64)
+        scores = np.full(found.shape, -np.inf, np.float32)
+        found[rows[kept], place[kept]] = items[kept]
+        scores[rows[kept], place[kept]] = values[kept]
+        return Ranking(found, scores)
+
+
+def ages(queries: Queries, items: np.ndarray) -> np.ndarray:
+    """How many events before the end of its query's history an item stood last: (Q, C) int64, -1 if nowhere.
+
+    Args:
+        items: (Q, C) rows, -1 padded.
+    """
+    lengths = queries.end - queries.start
+    rows = np.repeat(np.arange(len(queries)), lengths)
+    age = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    past = queries.log.items[np.repeat(queries.end, lengths) - 1 - age].astype(np.int64)
+    width = max(int(past.max(initial=0)), int(items.max(initial=0))) + 1
+    keys, first = np.unique(rows * width + past, return_index=True)  # the first of a key has the least age
+    wanted = np.arange(len(items))[:, None] * width + items
+    if not len(keys):
+        return np.full(items.shape, -1)
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where((keys[at] == wanted) & (items >= 0), age[first][at], -1)
+
+
+def _some_users(dataset: Dataset) -> Dataset:
+    """The dataset with so many users' training events as can be counted in memory."""
+    starts = dataset.events.offsets[:-1]
+    lengths = dataset.train_end - starts
+    if int(lengths.sum()) <= _MOST_EVENTS:
+        return dataset
+    order = np.random.default_rng(0).permutation(dataset.num_users)
+    left_out = order[np.cumsum(lengths[order]) > _MOST_EVENTS]
+    ends = np.array(dataset.train_end)
+    ends[left_out] = starts[left_out]
+    return replace(dataset, train_end=ends)
+
+
+def _strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
+    """The most largest entries of every row."""
+    lengths = np.diff(matrix.indptr)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    place = np.arange(len(rows)) - np.repeat(matrix.indptr[:-1], lengths)
+    kept = np.sort(order[place < most])
+    return sp.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

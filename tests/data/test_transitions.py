@@ -1,0 +1,122 @@
+"""Transitions and ages against loops over the events."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semid.data import transitions
+from semid.data.dataset import Dataset
+from semid.data.events import EventLog, Queries
+from semid.data.features import Fields
+from semid.data.transitions import Transitions, ages
+
+HISTORIES = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=9), min_size=1, max_size=6)
+
+
+def log_of(histories: list[list[int]]) -> EventLog:
+    offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64)
+    items = np.array([item for history in histories for item in history], np.int32)
+    return EventLog(items, np.zeros(len(items), np.int8), np.zeros(len(items), np.int64), offsets)
+
+
+def dataset_of(histories: list[list[int]], held_out: int = 0, num_items: int = 7) -> Dataset:
+    events = log_of(histories)
+    return Dataset(
+        events=events,
+        train_end=np.maximum(events.offsets[1:] - held_out, events.offsets[:-1]),
+        queries={},
+        candidates=np.arange(num_items, dtype=np.int32),
+        item_fields=Fields((), (), np.zeros((num_items, 0), np.int32)),
+        user_fields=Fields((), (), np.zeros((len(histories), 0), np.int32)),
+        embeddings={},
+        action_names=("interaction",),
+        action_weights=(1.0,),
+    )
+
+
+def queries_of(histories: list[list[int]]) -> Queries:
+    return Queries.after(log_of(histories), np.full(len(histories), -1))
+
+
+def strengths_by_loop(histories: list[list[int]], window: int) -> np.ndarray:
+    found, times = np.zeros((7, 7)), np.zeros(7)
+    for history in histories:
+        for place, item in enumerate(history):
+            times[item] += 1
+            for distance in range(1, min(window, place) + 1):
+                before = history[place - distance]
+                found[before, item] += (before != item) / distance
+    return found / np.sqrt(np.outer(np.maximum(times, 1), np.maximum(times, 1)))
+
+
+def scores_by_loop(strengths: np.ndarray, history: list[int]) -> np.ndarray:
+    return sum((0.7**age * strengths[item] for age, item in enumerate(history[::-1][:20])), np.zeros(7))
+
+
+@settings(max_examples=60, deadline=None)
+@given(training=HISTORIES, asked=HISTORIES, window=st.integers(1, 6))
+def test_scores_follow_their_formula(training: list[list[int]], asked: list[list[int]], window: int) -> None:
+    expected = strengths_by_loop(training, window)
+    found = Transitions.of(dataset_of(training), window=window)
+    np.testing.assert_allclose(found.strengths.toarray(), expected, rtol=1e-6)
+    followers = found.after(queries_of(asked))
+    scores = np.array([scores_by_loop(expected, history) for history in asked])
+    everything = np.tile(np.arange(-1, 7), (len(asked), 1))
+    np.testing.assert_allclose(followers.of(everything)[:, 1:], scores, rtol=1e-5, atol=1e-7)
+    assert not followers.of(everything)[:, 0].any()
+    best = followers.best(3, np.array([0, 2, 3, 5]))
+    for row, values in zip(best.items.tolist(), scores, strict=True):
+        allowed = sorted((i for i in (0, 2, 3, 5) if values[i] > 0), key=lambda i: (-np.float32(values[i]), i))
+        np.testing.assert_allclose(values[[i for i in row if i >= 0]], values[allowed[:3]], rtol=1e-5)
+        assert row.count(-1) == 3 - min(3, len(allowed))
+
+
+def test_only_training_events_count() -> None:
+    histories = [[0, 1, 2, 3], [0, 1, 5, 6]]
+    found = Transitions.of(dataset_of(histories, held_out=2)).strengths.toarray()
+    assert found[0, 1] > 0
+    assert not found[:, [2, 3, 5, 6]].any()
+
+
+def test_an_item_keeps_its_strongest_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transitions, "_MOST", 2)
+    histories = [[0, 1]] * 3 + [[0, 2]] * 2 + [[0, 3]]
+    expected = strengths_by_loop(histories, 1)
+    expected[0, np.argsort(expected[0])[:-2]] = 0
+    np.testing.assert_allclose(
+        Transitions.of(dataset_of(histories), window=1).strengths.toarray(), expected, rtol=1e-6
+    )
+
+
+def test_very_many_events_are_counted_of_some_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transitions, "_MOST_EVENTS", 8)
+    histories = [[i % 6, i % 6 + 1] for i in range(20)]
+    counted = Transitions.of(dataset_of(histories)).strengths
+    assert 0 < counted.nnz <= 4
+
+
+def test_what_is_saved_comes_back() -> None:
+    made = Transitions.of(dataset_of([[0, 1, 2], [2, 1]]))
+    loaded = Transitions.from_arrays(made.to_arrays())
+    assert (made.strengths != loaded.strengths).nnz == 0
+    assert loaded.strengths.dtype == np.float32
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories=HISTORIES, seed=st.integers(0, 99))
+def test_ages_by_loop(histories: list[list[int]], seed: int) -> None:
+    items = np.random.default_rng(seed).integers(-1, 9, (len(histories), 5))
+    expected = [
+        [history[::-1].index(item) if item in history else -1 for item in row]
+        for history, row in zip(histories, items.tolist(), strict=True)
+    ]
+    assert ages(queries_of(histories), items).tolist() == expected
+
+
+def test_ages_in_empty_histories() -> None:
+    empty = queries_of([[1]]).select(np.array([0]))
+    empty = dataclasses.replace(empty, end=empty.start)
+    assert ages(empty, np.array([[1, -1]])).tolist() == [[-1, -1]]
