@@ -108,11 +108,10 @@ class Answerer:
         return {mode: ways[mode](queries, states, seen) for mode in modes}
 
     def _by_codes(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        k, weights = self.config.k, self._weights("generative")
-        found = self._generated(states, seen)
-        generated = rank(evidence.of_one(found, evidence.GENERATIVE, queries), weights, k)
-        assert found.bound is not None
-        generated = replace(generated, bound=evidence.bound_of_others(found.bound, weights))
+        k = self.config.k
+        generated = self._ranked_anew(queries, self._generated(states, seen), "generative", evidence.GENERATIVE).top(
+            k
+        )
         if not self.config.fallback:
             return Answer(generated)
         short = generated.items[:, k - 1] < 0
@@ -133,8 +132,15 @@ class Answerer:
 
     def _nearest(self, queries: Queries, states: QueryStates, seen: np.ndarray | None, count: int) -> Ranking:
         """What the index finds, ranked by all that mode ``ann`` looks at."""
-        found = evidence.of_one(self._retrieved(states, seen, count), evidence.DENSE, queries)
-        return rank(found, self._weights("ann"), count)
+        return self._ranked_anew(queries, self._retrieved(states, seen, count), "ann", evidence.DENSE)
+
+    def _ranked_anew(self, queries: Queries, found: Ranking, mode: str, name: str) -> Ranking:
+        """The items of a list by all that a mode looks at; their scores there are the evidence of that name."""
+        weights = self._weights(mode)
+        ranking = rank(evidence.of_one(found, name, queries), weights, found.items.shape[1])
+        if found.bound is None:
+            return ranking
+        return replace(ranking, bound=evidence.bound_of_others(found.bound, name, weights))
 
     def _weights(self, mode: str) -> Mapping[str, float]:
         return self.recommender.weights.get(mode, evidence.PRIOR[mode])
@@ -147,4 +153,4 @@ class Answerer:
         """What the index finds, scored as the dense head does."""
         scale = float(self.recommender.model.scale.detach())
         found = self.index.search(self.recommender.query_vectors(states), count, seen)
-        return Ranking(found.items, found.scores * scale)
+        return Ranking(found.items, found.scores * scale, None if found.bound is None else found.bound * scale)

@@ -76,10 +76,11 @@ def fit(candidates: Candidates, queries: Queries, mode: str) -> dict[str, float]
     return fit_weights(candidates, targets, PRIOR[mode], positive=_POSITIVE)
 
 
-def bound_of_others(bound: np.ndarray, weights: Mapping[str, float]) -> np.ndarray:
-    """Most that an item may score whose evidence by the decoder is at most ``bound``. (Q,)"""
+def bound_of_others(bound: np.ndarray, name: str, weights: Mapping[str, float]) -> np.ndarray:
+    """Most that an item may score whose evidence of that name is at most ``bound``. (Q,)"""
     again = max(0.0, weights[REPEAT], weights[REPEAT] + weights[RECENCY])  # a recency lies between 0 and 1
-    return weights[GENERATIVE] * bound + again
+    most: np.ndarray = weights[name] * np.maximum(bound, np.finfo(np.float32).min) + again  # no 0 · -inf
+    return most
 
 
 def _of_history(queries: Queries, items: np.ndarray) -> dict[str, np.ndarray]:

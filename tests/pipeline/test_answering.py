@@ -72,16 +72,15 @@ def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries, a
 
 
 @pytest.mark.parametrize("again", [1.0, -3.0])
-def test_exactness_is_claimed_of_the_scores_that_rank(recommender, queries, again, monkeypatch):
+@pytest.mark.parametrize(("mode", "name"), [("generative", "generative"), ("ann", "dense")])
+def test_exactness_is_claimed_of_the_scores_that_rank(recommender, queries, mode, name, again, monkeypatch):
     _, evidence = all_evidence(recommender, queries)
-    weights = {"generative": 0.8, "repeat": again, "recency": 0.5}
-    monkeypatch.setattr(recommender, "weights", {"generative": weights})
+    weights = {name: 0.8, "repeat": again, "recency": 0.5}
+    monkeypatch.setattr(recommender, "weights", {mode: weights})
     scores = sum(weight * evidence[name] for name, weight in weights.items())
     claimed = 0
     for beam in (5, 10, 20, 60):
-        ranking = (
-            Answerer(recommender, AnswerConfig(k=5, beam=beam, fallback=False)).answer(queries, "generative").ranking
-        )
+        ranking = Answerer(recommender, AnswerConfig(k=5, beam=beam, fallback=False)).answer(queries, mode).ranking
         for query in np.flatnonzero(ranking.exact):
             claimed += 1
             np.testing.assert_allclose(ranking.scores[query], -np.sort(-scores[query])[:5], rtol=1e-4, atol=1e-4)
