@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from semid.data.cooccurrence import transition_counts
-from semid.data.dataset import Dataset
+from semid.data.dataset import Dataset, ranges
 from semid.data.events import Queries
 from semid.ranking import Ranking
 
@@ -51,10 +51,7 @@ class Transitions:
 
     def after(self, queries: Queries) -> "Followers":
         """What follows each query's history."""
-        lengths = np.minimum(queries.end - queries.start, _BACK)
-        rows = np.repeat(np.arange(len(queries)), lengths)
-        age = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        items = queries.log.items[np.repeat(queries.end, lengths) - 1 - age]
+        rows, age, items = _backwards(queries, _BACK)
         shape = (len(queries), self.strengths.shape[0])
         weights = (_DECAY**age).astype(np.float32)
         return Followers((sp.csr_matrix((weights, (rows, items)), shape=shape) @ self.strengths).tocsr())
@@ -104,8 +101,7 @@ class Followers:
         rows, items, values = rows[usable], self.scores.indices[usable], self.scores.data[usable]
         order = np.lexsort((items, -values, rows))
         rows, items, values = rows[order], items[order], values[order]
-        lengths = np.bincount(rows, minlength=self.scores.shape[0])
-        place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        place = _places(np.bincount(rows, minlength=self.scores.shape[0]))
         kept = place < k
         found = np.full((self.scores.shape[0], k), -1, np.int64)
         scores = np.full(found.shape, -np.inf, np.float32)
@@ -120,10 +116,7 @@ def ages(queries: Queries, items: np.ndarray) -> np.ndarray:
     Args:
         items: (Q, C) rows, -1 padded.
     """
-    lengths = queries.end - queries.start
-    rows = np.repeat(np.arange(len(queries)), lengths)
-    age = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    past = queries.log.items[np.repeat(queries.end, lengths) - 1 - age].astype(np.int64)
+    rows, age, past = _backwards(queries)
     width = max(int(past.max(initial=0)), int(items.max(initial=0))) + 1
     keys, first = np.unique(rows * width + past, return_index=True)  # the first of a key has the least age
     wanted = np.arange(len(items))[:, None] * width + items
@@ -131,6 +124,19 @@ def ages(queries: Queries, items: np.ndarray) -> np.ndarray:
         return np.full(items.shape, -1)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where((keys[at] == wanted) & (items >= 0), age[first][at], -1)
+
+
+def _backwards(queries: Queries, most: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Query, age and item of every event of the histories, or of the latest of each, the latest first. (M,) int64"""
+    lengths = queries.end - queries.start if most is None else np.minimum(queries.end - queries.start, most)
+    age = _places(lengths)
+    items = queries.log.items[np.repeat(queries.end, lengths) - 1 - age]
+    return np.repeat(np.arange(len(queries)), lengths), age, items.astype(np.int64)
+
+
+def _places(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, … within each of consecutive stretches of these lengths."""
+    return ranges(np.zeros(len(lengths), np.int64), lengths)
 
 
 def _some_users(dataset: Dataset) -> Dataset:
@@ -151,6 +157,5 @@ def _strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
     lengths = np.diff(matrix.indptr)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((matrix.indices, -matrix.data, rows))
-    place = np.arange(len(rows)) - np.repeat(matrix.indptr[:-1], lengths)
-    kept = np.sort(order[place < most])
+    kept = np.sort(order[_places(lengths) < most])
     return sp.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
