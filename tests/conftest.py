@@ -1,6 +1,7 @@
 """A small road gone once: synthetic data, dataset, tokenizer and model, all made by the commands."""
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 # Two threads of many libraries on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts what runs in the background with interrupts ignored; the tests of being interrupted send some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SYNTH = ("--users", "260", "--items", "150", "--emb", "81:6,82:8,85:12", "--mean-events", "15")
 FIT = ("--emb", "82,85", "--codes", "12", "--svd", "8")
