@@ -121,6 +121,7 @@ def run(dataset: Dataset, source: str, name: str, seed: int, arguments: argparse
         work / "model",
         resume=(work / "model.checkpoint").exists(),
     )
+    recommender.weights = {}  # by the codes alone, whatever else a mode would look at
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=False))
     queries = dataset.split("test")
     rankings = [answerer.answer(batch, "generative").ranking for batch in queries.batches(_BATCH)]
