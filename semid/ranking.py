@@ -34,6 +34,16 @@ class Ranking:
         return Ranking(self.items[:, :k], self.scores[:, :k], np.maximum(self.bound, self.scores[:, k]))
 
     @staticmethod
+    def padded(items: np.ndarray, scores: np.ndarray, k: int) -> "Ranking":
+        """A ranking of k columns from at most as many: -1 and -inf where there are no more."""
+        missing = ((0, 0), (0, k - items.shape[1]))
+        scores = np.where(items < 0, -np.inf, scores)
+        return Ranking(
+            np.pad(items, missing, constant_values=-1),
+            np.pad(scores, missing, constant_values=-np.inf).astype(np.float32),
+        )
+
+    @staticmethod
     def concatenate(parts: "list[Ranking]") -> "Ranking":
         """Rankings of consecutive batches of queries as one."""
         bounds = [part.bound for part in parts if part.bound is not None]

@@ -45,8 +45,9 @@ class Transitions:
         Args:
             window: how many positions apart two events of one user may be.
         """
-        counts = transition_counts(_some_users(dataset), window=window)
-        scale = sp.diags(1 / np.sqrt(np.maximum(dataset.train_counts, 1)))
+        counted = _some_users(dataset)
+        counts = transition_counts(counted, window=window)
+        scale = sp.diags(1 / np.sqrt(np.maximum(counted.train_counts, 1)))
         return Transitions(_strongest((scale @ counts @ scale).tocsr(), _MOST).astype(np.float32))
 
     def after(self, queries: Queries) -> "Followers":
@@ -84,13 +85,7 @@ class Followers:
         matrix = self.scores.sorted_indices()
         num_items = matrix.shape[1]
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        stored = rows * num_items + matrix.indices
-        wanted = np.arange(len(items))[:, None] * num_items + items
-        found = np.zeros(items.shape, np.float32)
-        if len(stored):
-            at = np.minimum(np.searchsorted(stored, wanted), len(stored) - 1)
-            found = np.where((stored[at] == wanted) & (items >= 0), matrix.data[at], found)
-        return found
+        return _look_up(rows * num_items + matrix.indices, matrix.data, items, num_items, np.float32(0))
 
     def best(self, k: int, candidates: np.ndarray) -> Ranking:
         """The k strongest followers among candidates, the lowest row first of equal ones; lists may end early."""
@@ -119,11 +114,16 @@ def ages(queries: Queries, items: np.ndarray) -> np.ndarray:
     rows, age, past = _backwards(queries)
     width = max(int(past.max(initial=0)), int(items.max(initial=0))) + 1
     keys, first = np.unique(rows * width + past, return_index=True)  # the first of a key has the least age
-    wanted = np.arange(len(items))[:, None] * width + items
+    return _look_up(keys, age[first], items, width, np.int64(-1))
+
+
+def _look_up(keys: np.ndarray, values: np.ndarray, items: np.ndarray, width: int, missing: np.generic) -> np.ndarray:
+    """Of each item (Q, C) the value at the key query · width + item; ``missing`` for others and padding. Keys rise."""
     if not len(keys):
-        return np.full(items.shape, -1)
+        return np.full(items.shape, missing)
+    wanted = np.arange(len(items))[:, None] * width + items
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where((keys[at] == wanted) & (items >= 0), age[first][at], -1)
+    return np.where((keys[at] == wanted) & (items >= 0), values[at], missing)
 
 
 def _backwards(queries: Queries, most: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

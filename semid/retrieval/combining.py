@@ -64,11 +64,7 @@ def rank(candidates: Candidates, weights: Mapping[str, float], k: int) -> Rankin
     scores = candidates.scores(weights)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     items, best = np.take_along_axis(candidates.items, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    missing = ((0, 0), (0, k - items.shape[1]))
-    return Ranking(
-        np.pad(items, missing, constant_values=-1),
-        np.pad(best, missing, constant_values=-np.inf).astype(np.float32),
-    )
+    return Ranking.padded(items, best, k)
 
 
 def fit_weights(

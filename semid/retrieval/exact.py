@@ -3,6 +3,8 @@
 Legend: Q queries, C candidates, D width, S seen items, k results.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -98,9 +100,8 @@ def _as_ranking(sorted_rows: np.ndarray, positions: Tensor, scores: Tensor, k: i
     order = rank_by_score(scores)
     ranked = scores.gather(1, order).cpu().numpy().astype(np.float32)
     items = np.where(ranked > -np.inf, sorted_rows[positions.gather(1, order).cpu().numpy()], -1)
-    missing = ((0, 0), (0, k - items.shape[1]))
-    ranked = np.pad(ranked, missing, constant_values=-np.inf)
-    return Ranking(np.pad(items, missing, constant_values=-1), ranked, ranked[:, -1])
+    ranking = Ranking.padded(items, ranked, k)
+    return replace(ranking, bound=ranking.scores[:, -1])
 
 
 def check_search(queries: tuple[int, ...], items: tuple[int, ...], k: int, seen: np.ndarray | None) -> None:

@@ -75,16 +75,7 @@ def fill(generated: Ranking, retrieved: Ranking, k: int) -> Filled:
     items = np.concatenate([own_items, np.where(fresh, retrieved.items, -1)], axis=1)
     scores = np.concatenate([own_scores, np.where(fresh, floor[:, None] + lost, -np.inf)], axis=1)
     order = np.argsort(items < 0, axis=1, kind="stable")[:, :k]
-    ranking = _padded(np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1), k)
+    ranking = Ranking.padded(np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1), k)
     filled = (ranking.items >= 0).sum(axis=1) - kept
     bound = None if generated.bound is None else np.where(filled, np.float32(np.inf), generated.bound)
     return Filled(ranking=Ranking(ranking.items, ranking.scores, bound), filled=filled)
-
-
-def _padded(items: np.ndarray, scores: np.ndarray, k: int) -> Ranking:
-    missing = ((0, 0), (0, k - items.shape[1]))
-    scores = np.where(items < 0, -np.inf, scores)
-    return Ranking(
-        np.pad(items, missing, constant_values=-1),
-        np.pad(scores, missing, constant_values=-np.inf).astype(np.float32),
-    )

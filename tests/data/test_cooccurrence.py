@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,26 +12,9 @@ from semid.data.cooccurrence import (
     split_users,
 )
 from semid.data.dataset import Dataset
-from semid.data.events import EventLog
-from semid.data.features import Fields
 from semid.errors import InputError
 
-
-def make_dataset(histories: list[list[int]], num_items: int, held_out: int = 0) -> Dataset:
-    offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64)
-    items = np.array([item for history in histories for item in history], np.int32)
-    events = EventLog(items, np.zeros(len(items), np.int8), np.zeros(len(items), np.int64), offsets)
-    return Dataset(
-        events=events,
-        train_end=np.maximum(offsets[1:] - held_out, offsets[:-1]),
-        queries={},
-        candidates=np.arange(num_items, dtype=np.int32),
-        item_fields=Fields((), (), np.zeros((num_items, 0), np.int32)),
-        user_fields=Fields((), (), np.zeros((len(histories), 0), np.int32)),
-        embeddings={},
-        action_names=("interaction",),
-        action_weights=(1.0,),
-    )
+MakeDataset = Callable[..., Dataset]
 
 
 def cluster_histories(rng: np.random.Generator, num_users: int = 300) -> list[list[int]]:
@@ -45,7 +29,7 @@ def cluster_histories(rng: np.random.Generator, num_users: int = 300) -> list[li
     return histories
 
 
-def test_counts_by_hand() -> None:
+def test_counts_by_hand(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([[0, 1, 2], [1, 0], [3, 3]], num_items=4)
     expected = np.zeros((4, 4))
     expected[0, 1] = expected[1, 0] = 2
@@ -54,7 +38,7 @@ def test_counts_by_hand() -> None:
     np.testing.assert_allclose(cooccurrence_counts(dataset, window=2).toarray(), expected)
 
 
-def test_information_follows_its_formula() -> None:
+def test_information_follows_its_formula(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(0), 40), num_items=50)
     counts = cooccurrence_counts(dataset, window=3)
     dense = counts.toarray()
@@ -67,7 +51,7 @@ def test_information_follows_its_formula() -> None:
     )
 
 
-def test_planted_clusters_are_recovered() -> None:
+def test_planted_clusters_are_recovered(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(1)), num_items=50)
     embedding = cooccurrence_embedding(dataset, dim=8)
     assert embedding.name == "cooccurrence"
@@ -79,7 +63,7 @@ def test_planted_clusters_are_recovered() -> None:
     assert (nearest // 10 == np.arange(50)[:, None] // 10).mean() > 0.95
 
 
-def test_held_out_events_do_not_matter() -> None:
+def test_held_out_events_do_not_matter(make_dataset: MakeDataset) -> None:
     rng = np.random.default_rng(2)
     dataset = make_dataset(cluster_histories(rng), num_items=50, held_out=2)
     changed = np.array(dataset.events.items)
@@ -93,41 +77,41 @@ def test_held_out_events_do_not_matter() -> None:
     np.testing.assert_array_equal(one.valid, two.valid)
 
 
-def test_items_without_company_are_not_valid() -> None:
+def test_items_without_company_are_not_valid(make_dataset: MakeDataset) -> None:
     embedding = cooccurrence_embedding(make_dataset([[0, 1], [0, 1], [2, 3], [4], [5, 5]], num_items=7), dim=4)
     np.testing.assert_array_equal(embedding.valid, [True, True, True, True, False, False, False])
     assert not embedding.vectors[4:].any()
     np.testing.assert_allclose(np.linalg.norm(embedding.vectors[:4], axis=1), 1, rtol=1e-5)
 
 
-def test_items_beyond_the_width_are_not_valid() -> None:
+def test_items_beyond_the_width_are_not_valid(make_dataset: MakeDataset) -> None:
     embedding = cooccurrence_embedding(make_dataset([[0, 1]] * 5 + [[2, 3]], num_items=4), dim=2)
     np.testing.assert_array_equal(embedding.valid, [False, False, True, True])  # the rarer pair tells more
     assert not embedding.vectors[~embedding.valid].any()
 
 
-def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_users_change_nothing(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(3), 50), num_items=50)
     whole = cooccurrence_counts(dataset, window=4).toarray()
     monkeypatch.setattr("semid.data.cooccurrence._USERS", 7)
     np.testing.assert_allclose(cooccurrence_counts(dataset, window=4).toarray(), whole)
 
 
-def test_mistakes_are_named() -> None:
+def test_mistakes_are_named(make_dataset: MakeDataset) -> None:
     with pytest.raises(InputError, match="No two items"):
         cooccurrence_embedding(make_dataset([[0], [1]], num_items=2))
     with pytest.raises(InputError, match="window 0"):
         cooccurrence_embedding(make_dataset([[0, 1]], num_items=2), window=0)
 
 
-def test_pairs_are_those_that_are_counted() -> None:
+def test_pairs_are_those_that_are_counted(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(0)), 50, held_out=3)
     counted = np.stack(cooccurrence_counts(dataset, window=2).nonzero(), axis=1)
     pairs = sample_pairs(dataset, window=2)
     np.testing.assert_array_equal(pairs, counted[np.lexsort(counted.T[::-1])])
 
 
-def test_some_pairs_of_many() -> None:
+def test_some_pairs_of_many(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(0)), 50)
     every = {tuple(pair) for pair in sample_pairs(dataset)}
     some = sample_pairs(dataset, count=100, seed=1)
@@ -137,7 +121,7 @@ def test_some_pairs_of_many() -> None:
     assert not np.array_equal(some, sample_pairs(dataset, count=100, seed=2))
 
 
-def test_pairs_come_from_training_alone() -> None:
+def test_pairs_come_from_training_alone(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([[0, 1, 2, 3], [4, 5, 2, 3], [6, 2, 3]], 7, held_out=2)
     np.testing.assert_array_equal(sample_pairs(dataset), [[0, 1], [1, 0], [4, 5], [5, 4]])
     with pytest.raises(InputError, match="No two items"):
@@ -146,7 +130,7 @@ def test_pairs_come_from_training_alone() -> None:
         sample_pairs(dataset, window=0)
 
 
-def test_users_are_split() -> None:
+def test_users_are_split(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(0)), 50)
     most, some = split_users(dataset, share=0.25, seed=3)
     counts = [cooccurrence_counts(part, window=3) for part in (dataset, most, some)]

@@ -1,6 +1,7 @@
 """Transitions and ages against loops over the events."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 from semid.data import transitions
 from semid.data.dataset import Dataset
 from semid.data.events import EventLog, Queries
-from semid.data.features import Fields
 from semid.data.transitions import Transitions, ages
 
+MakeDataset = Callable[..., Dataset]
 HISTORIES = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
@@ -20,21 +21,6 @@ def log_of(histories: list[list[int]]) -> EventLog:
     offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64)
     items = np.array([item for history in histories for item in history], np.int32)
     return EventLog(items, np.zeros(len(items), np.int8), np.zeros(len(items), np.int64), offsets)
-
-
-def dataset_of(histories: list[list[int]], held_out: int = 0, num_items: int = 7) -> Dataset:
-    events = log_of(histories)
-    return Dataset(
-        events=events,
-        train_end=np.maximum(events.offsets[1:] - held_out, events.offsets[:-1]),
-        queries={},
-        candidates=np.arange(num_items, dtype=np.int32),
-        item_fields=Fields((), (), np.zeros((num_items, 0), np.int32)),
-        user_fields=Fields((), (), np.zeros((len(histories), 0), np.int32)),
-        embeddings={},
-        action_names=("interaction",),
-        action_weights=(1.0,),
-    )
 
 
 def queries_of(histories: list[list[int]]) -> Queries:
@@ -58,9 +44,11 @@ def scores_by_loop(strengths: np.ndarray, history: list[int]) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(training=HISTORIES, asked=HISTORIES, window=st.integers(1, 6))
-def test_scores_follow_their_formula(training: list[list[int]], asked: list[list[int]], window: int) -> None:
+def test_scores_follow_their_formula(
+    make_dataset: MakeDataset, training: list[list[int]], asked: list[list[int]], window: int
+) -> None:
     expected = strengths_by_loop(training, window)
-    found = Transitions.of(dataset_of(training), window=window)
+    found = Transitions.of(make_dataset(training, 7), window=window)
     np.testing.assert_allclose(found.strengths.toarray(), expected, rtol=1e-6)
     followers = found.after(queries_of(asked))
     scores = np.array([scores_by_loop(expected, history) for history in asked])
@@ -74,32 +62,34 @@ def test_scores_follow_their_formula(training: list[list[int]], asked: list[list
         assert row.count(-1) == 3 - min(3, len(allowed))
 
 
-def test_only_training_events_count() -> None:
+def test_only_training_events_count(make_dataset: MakeDataset) -> None:
     histories = [[0, 1, 2, 3], [0, 1, 5, 6]]
-    found = Transitions.of(dataset_of(histories, held_out=2)).strengths.toarray()
+    found = Transitions.of(make_dataset(histories, 7, held_out=2)).strengths.toarray()
     assert found[0, 1] > 0
     assert not found[:, [2, 3, 5, 6]].any()
 
 
-def test_an_item_keeps_its_strongest_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_item_keeps_its_strongest_followers(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transitions, "_MOST", 2)
     histories = [[0, 1]] * 3 + [[0, 2]] * 2 + [[0, 3]]
     expected = strengths_by_loop(histories, 1)
     expected[0, np.argsort(expected[0])[:-2]] = 0
     np.testing.assert_allclose(
-        Transitions.of(dataset_of(histories), window=1).strengths.toarray(), expected, rtol=1e-6
+        Transitions.of(make_dataset(histories, 7), window=1).strengths.toarray(), expected, rtol=1e-6
     )
 
 
-def test_very_many_events_are_counted_of_some_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_events_are_counted_of_some_users(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transitions, "_MOST_EVENTS", 8)
     histories = [[i % 6, i % 6 + 1] for i in range(20)]
-    counted = Transitions.of(dataset_of(histories)).strengths
+    counted = Transitions.of(make_dataset(histories, 7)).strengths
     assert 0 < counted.nnz <= 4
 
 
-def test_what_is_saved_comes_back() -> None:
-    made = Transitions.of(dataset_of([[0, 1, 2], [2, 1]]))
+def test_what_is_saved_comes_back(make_dataset: MakeDataset) -> None:
+    made = Transitions.of(make_dataset([[0, 1, 2], [2, 1]], 7))
     loaded = Transitions.from_arrays(made.to_arrays())
     assert (made.strengths != loaded.strengths).nnz == 0
     assert loaded.strengths.dtype == np.float32
