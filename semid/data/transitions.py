@@ -118,7 +118,7 @@ def ages(queries: Queries, items: np.ndarray) -> np.ndarray:
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, items: np.ndarray, width: int, missing: np.generic) -> np.ndarray:
-    """Of each item (Q, C) the value at the key query · width + item; ``missing`` for others and padding. Keys rise."""
+    """Of each item (Q, C) the value at the key query · width + item, ``missing`` for others and -1. Keys rise."""
     if not len(keys):
         return np.full(items.shape, missing)
     wanted = np.arange(len(items))[:, None] * width + items
