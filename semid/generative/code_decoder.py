@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from semid.generative.edges import edge_products
 from semid.generative.layers import Block, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, rotary_table
+from semid.generative.losses import full_softmax_loss
 from semid.generative.trie import CodeTrie
 
 
@@ -62,24 +63,43 @@ class CodeDecoder(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in num_codes)
         self.node_scale = nn.Parameter(torch.full((len(num_codes),), 10.0))
 
-    def forward(self, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
-        """Teacher forcing: logits (P, K_l) of each level given the true codes before it, -inf where no item goes on.
+    def forward(self, state: Tensor, codes: Tensor, tree: CodeTree, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Mean of −log p(codes) over positions, given the true codes before each level (teacher forcing).
 
         Args:
             state: (P, D) trunk states.
             codes: (P, L) int64 codes of items.
             tree: the catalogue.
+            dtype: of the matrix product with the first level's nodes, of which there may be very many.
         """
         tokens = [self.state(state)]
         tokens += [self.codes.column(level, codes[:, level]) for level in range(len(self.codes))]
         hidden, _ = self._run(torch.stack(tokens, dim=1), first=0, past=None)
         query = F.normalize(state.float(), dim=-1)
-        nodes = torch.zeros(len(state), dtype=torch.int64, device=state.device)
-        logits = []
-        for level in range(len(self.num_codes)):
-            logits.append(self.logits(level, hidden[:, level], query, nodes, tree))
+        nodes = tree.trie.step(0, torch.zeros_like(codes[:, 0]), codes[:, 0])
+        total = self._first_loss(hidden[:, 0], query, nodes, tree, dtype)
+        for level in range(1, len(self.num_codes)):
+            logits = self.logits(level, hidden[:, level], query, nodes, tree)
+            total = total + F.cross_entropy(logits, codes[:, level])
             nodes = tree.trie.step(level, nodes, codes[:, level])
-        return logits
+        return total
+
+    def _first_loss(self, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree, dtype: torch.dtype) -> Tensor:
+        """Cross-entropy of the first codes: all rows have the same children, so their logits are one product
+
+        [hidden, 1, scale · query] · [weights, bias, mean item vectors]ᵀ, whose softmax is taken in chunks.
+        """
+        head, codes = self.heads[0], tree.trie.levels[0].codes.long()
+        assert isinstance(head, nn.Linear)
+        rows = [hidden.float(), hidden.new_ones(len(hidden), 1, dtype=torch.float32)]
+        columns = [head.weight[codes], head.bias[codes, None]]
+        if tree.vectors is not None:
+            rows.append(self.node_scale[0] * query)
+            columns.append(tree.vectors[0])
+        one = query.new_ones(())
+        return full_softmax_loss(
+            torch.cat(rows, 1), torch.cat(columns, 1).float(), one, nodes, query.new_ones(len(nodes)), dtype
+        )
 
     def logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
         """Logits (M, K) of the codes that continue ``nodes``, -inf for all others, float32.

@@ -1,4 +1,4 @@
-"""Losses: full softmax over the catalogue in chunks, sampled softmax with log-q correction, codes, action.
+"""Losses: full softmax over the catalogue in chunks, sampled softmax with log-q correction, action.
 
 P positions, N items or bank entries, D width.
 """
@@ -127,20 +127,6 @@ def sampled_softmax_loss(
     chunks = [slice(first, first + rows) for first in range(0, len(states), rows)]
     total = torch.stack([checkpoint(part_of_total, chunk, use_reentrant=False) for chunk in chunks]).sum()
     return total / weights.sum()
-
-
-def code_loss(logits: list[Tensor], codes: Tensor, weights: Tensor) -> Tensor:
-    """Mean over positions of the summed cross-entropy of all levels: −log p(codes).
-
-    Args:
-        logits: per level (P, K_l).
-        codes: (P, L) int64.
-        weights: (P,).
-    """
-    losses = torch.stack(
-        [F.cross_entropy(part.float(), codes[:, level], reduction="none") for level, part in enumerate(logits)]
-    ).sum(0)
-    return (losses * weights).sum() / weights.sum()
 
 
 def action_loss(logits: Tensor, actions: Tensor) -> Tensor:

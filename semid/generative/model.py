@@ -22,7 +22,7 @@ from semid.generative.features import (
 )
 from semid.generative.histories import TokenBatch
 from semid.generative.layers import Block, RMSNorm, SwiGLU, rotary_table
-from semid.generative.losses import action_loss, code_loss, full_softmax_loss, sampled_softmax_loss
+from semid.generative.losses import action_loss, full_softmax_loss, sampled_softmax_loss
 from semid.generative.moe import MoE, MoEConfig
 
 MAX_SCALE = 100.0
@@ -279,8 +279,7 @@ class Model(nn.Module):
             if self.config.code_weight > 0:
                 codes = catalogue.codes[targets]
                 tree = tree or self.code_tree(catalogue, vectors)
-                logits = self.code_decoder(states, codes, tree)
-                losses["codes"] = code_loss(logits, codes, weights)
+                losses["codes"] = self.code_decoder(states, codes, tree, dtype)
             if self.action_head is not None and self.config.action_weight > 0:
                 losses["action"] = action_loss(self.action_logits(raw, positive), target_actions)
         return losses

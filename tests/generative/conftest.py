@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.features import Fields, ListField
+from semid.generative.code_decoder import CodeDecoder, CodeTree
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
 from semid.generative.recommender import GenerativeRecommender
@@ -19,8 +21,22 @@ from semid.generative.recommender import GenerativeRecommender
 Rows = Sequence[Sequence[int]]
 
 
+def code_logits(decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
+    """Logits (P, K_l) of each level given the true codes before it, -inf where no item goes on."""
+    tokens = [decoder.state(state)]
+    tokens += [decoder.codes.column(level, codes[:, level]) for level in range(len(decoder.codes))]
+    hidden, _ = decoder._run(torch.stack(tokens, dim=1), first=0, past=None)
+    query, nodes, logits = F.normalize(state, dim=-1), torch.zeros_like(codes[:, 0]), []
+    for level in range(codes.shape[1]):
+        logits.append(decoder.logits(level, hidden[:, level], query, nodes, tree))
+        nodes = tree.trie.step(level, nodes, codes[:, level])
+    return logits
+
+
 class Build:
     """Functions that make things to test; handed to tests as one fixture."""
+
+    code_logits = staticmethod(code_logits)
 
     @staticmethod
     def log(histories: Rows, times: Rows | None = None, actions: Rows | None = None) -> EventLog:

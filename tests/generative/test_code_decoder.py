@@ -1,6 +1,7 @@
 """Oracles: teacher forcing against step by step, and the whole tree of codes written out."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,9 +51,9 @@ def full_tree(sizes: tuple[int, ...] = SIZES) -> CodeTree:
     return CodeTree(CodeTrie.build(SemanticIds(all_codes(sizes).numpy().astype(np.int32), sizes)))
 
 
-def log_probabilities(decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
+def log_probabilities(build: Any, decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
     """Per level (P, K_l), by teacher forcing."""
-    return [F.log_softmax(logits, dim=-1) for logits in decoder(state, codes, tree)]
+    return [F.log_softmax(logits, dim=-1) for logits in build.code_logits(decoder, state, codes, tree)]
 
 
 @torch.no_grad()
@@ -80,12 +81,12 @@ def test_probabilities_of_the_items_sum_to_one(vectors: bool) -> None:
 
 
 @torch.no_grad()
-def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item() -> None:
+def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item(build: Any) -> None:
     """Worked out item by item, for the codes that some item goes on with; -inf for all others."""
     decoder, ids = random_decoder(), some_items()
     state, codes, vectors = torch.randn(40, WIDTH), torch.from_numpy(ids.codes).long(), item_vectors(40)
-    plain = decoder(state, codes, full_tree())
-    without, with_vectors = (decoder(state, codes, tree_of(ids, vectors=v)) for v in (False, True))
+    plain = build.code_logits(decoder, state, codes, full_tree())
+    without, with_vectors = (build.code_logits(decoder, state, codes, tree_of(ids, vectors=v)) for v in (False, True))
     for level in range(4):
         for row in range(40):
             family = (ids.codes[:, :level] == ids.codes[row, :level]).all(axis=1)
@@ -103,24 +104,24 @@ def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item() -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize("vectors", [False, True])
-def test_score_is_the_sum_of_the_chosen_log_probabilities(vectors: bool) -> None:
+def test_score_is_the_sum_of_the_chosen_log_probabilities(build: Any, vectors: bool) -> None:
     decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
     tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes[:6]).long()
     scores = CodeSearch(decoder, tree).score(state, codes.expand(2, -1, -1))
     for user, item in product(range(2), range(6)):
-        levels = log_probabilities(decoder, state[user : user + 1], codes[item : item + 1], tree)
+        levels = log_probabilities(build, decoder, state[user : user + 1], codes[item : item + 1], tree)
         total = sum(float(part[0, code]) for part, code in zip(levels, codes[item].tolist(), strict=True))
         assert float(scores[user, item]) == pytest.approx(total, abs=1e-4)
 
 
 @torch.no_grad()
-def test_later_codes_do_not_change_earlier_levels() -> None:
+def test_later_codes_do_not_change_earlier_levels(build: Any) -> None:
     decoder, state = random_decoder(), torch.randn(1, WIDTH)
-    before = decoder(state, torch.tensor([[1, 2, 0, 3]]), full_tree())
+    before = build.code_logits(decoder, state, torch.tensor([[1, 2, 0, 3]]), full_tree())
     for level in range(len(SIZES)):
         codes = torch.tensor([[1, 2, 0, 3]])
         codes[0, level] = (codes[0, level] + 1) % SIZES[level]
-        after = decoder(state, codes, full_tree())
+        after = build.code_logits(decoder, state, codes, full_tree())
         for other in range(len(SIZES)):
             assert torch.allclose(before[other], after[other]) == (other <= level)
 
@@ -128,13 +129,13 @@ def test_later_codes_do_not_change_earlier_levels() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("vectors", [False, True])
-def test_steps_with_beams_and_parents_equal_teacher_forcing(num_layers: int, vectors: bool) -> None:
+def test_steps_with_beams_and_parents_equal_teacher_forcing(build: Any, num_layers: int, vectors: bool) -> None:
     decoder, ids = random_decoder(num_layers=num_layers), some_items()
     tree = tree_of(ids, vectors=vectors)
     search, generator, batch = CodeSearch(decoder, tree), np.random.default_rng(1), 3
     state = torch.randn(batch, WIDTH)
     log_probs, cache = search.first(state)
-    expected = log_probabilities(decoder, state, torch.zeros(batch, 4).long(), tree)[0]
+    expected = log_probabilities(build, decoder, state, torch.zeros(batch, 4).long(), tree)[0]
     torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-5)
     prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch)]
     for level, beams in enumerate((2, 5, 3), start=1):
@@ -150,7 +151,7 @@ def test_steps_with_beams_and_parents_equal_teacher_forcing(num_layers: int, vec
         assert log_probs.shape == (batch, beams, SIZES[level])
         for user, beam in product(range(batch), range(beams)):
             forced = torch.tensor([[*prefixes[user][beam], *[0] * (4 - level)]])
-            expected = log_probabilities(decoder, state[user : user + 1], forced, tree)[level][0]
+            expected = log_probabilities(build, decoder, state[user : user + 1], forced, tree)[level][0]
             torch.testing.assert_close(log_probs[user, beam], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -170,11 +171,29 @@ def test_beam_search_scores_are_those_of_teacher_forcing(vectors: bool) -> None:
     assert found.exact.all()
 
 
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize("sizes", [(6,), SIZES])
+def test_the_loss_and_its_slope_are_those_of_the_logits(build: Any, sizes: tuple[int, ...], vectors: bool) -> None:
+    decoder = random_decoder(sizes)
+    ids = some_items() if sizes == SIZES else SemanticIds(np.array([[0], [2], [5]], np.int32), sizes)
+    tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes).long()
+    state = torch.randn(len(codes), WIDTH, requires_grad=True)
+    loss = decoder(state, codes, tree)
+    logits = build.code_logits(decoder, state, codes, tree)
+    expected = torch.stack([F.cross_entropy(part, codes[:, level]) for level, part in enumerate(logits)]).sum()
+    torch.testing.assert_close(loss, expected)
+    inputs = [state, *decoder.parameters()]
+    slopes, wanted = (torch.autograd.grad(of, inputs, allow_unused=True) for of in (loss, expected))
+    for mine, other in zip(slopes, wanted, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
 def test_everything_learns_and_nothing_becomes_nan() -> None:
     decoder, ids, state = random_decoder(), some_items(), torch.randn(40, WIDTH, requires_grad=True)
     codes = torch.from_numpy(ids.codes).long()
-    logits = decoder(state, codes, tree_of(ids, vectors=True))
-    torch.stack([F.cross_entropy(part, codes[:, level]) for level, part in enumerate(logits)]).sum().backward()
+    decoder(state, codes, tree_of(ids, vectors=True)).backward()
     assert state.grad is not None
     assert state.grad.isfinite().all()
     assert state.grad.abs().min() > 0

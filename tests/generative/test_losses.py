@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.generative import losses
-from semid.generative.losses import action_loss, code_loss, full_softmax_loss, sampled_softmax_loss
+from semid.generative.losses import action_loss, full_softmax_loss, sampled_softmax_loss
 
 POSITIONS, ITEMS, WIDTH = 37, 50, 8
 
@@ -198,20 +198,6 @@ def test_a_bank_with_the_expected_counts_is_the_full_softmax(case: Case) -> None
     )
     full = full_softmax_loss(states, items, scale, targets, case.weights.float())
     torch.testing.assert_close(sampled, full)
-
-
-def test_codes_loss_is_the_weighted_mean_of_summed_cross_entropies() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = [torch.randn(6, size, generator=generator, dtype=torch.float64) for size in (3, 5, 4)]
-    codes = torch.stack([torch.randint(size, (6,), generator=generator) for size in (3, 5, 4)], dim=1)
-    weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0, 1.0])
-    total = 0.0
-    for place in range(6):
-        for level, part in enumerate(logits):
-            mass = sum(math.exp(float(value)) for value in part[place])
-            total -= float(weights[place]) * math.log(math.exp(float(part[place, codes[place, level]])) / mass)
-    loss = code_loss([part.float() for part in logits], codes, weights)
-    assert float(loss) == pytest.approx(total / 5.5, rel=1e-5)
 
 
 def test_action_loss_is_the_mean_over_known_actions() -> None:

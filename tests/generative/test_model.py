@@ -15,7 +15,7 @@ from semid.errors import InputError
 from semid.generative.code_decoder import CodeTree
 from semid.generative.features import FEATURES, Catalogue
 from semid.generative.histories import BatchBuilder, TokenBatch, training_segments
-from semid.generative.losses import action_loss, code_loss
+from semid.generative.losses import action_loss
 from semid.generative.model import MAX_SCALE, PRESETS, Model, ModelConfig
 from semid.generative.moe import MoE, MoEConfig
 
@@ -150,7 +150,7 @@ def by_hand(model: Model, batch: TokenBatch, catalogue: Catalogue) -> dict[str, 
     tree = CodeTree(catalogue.trie, catalogue.trie.mean_vectors(vectors.detach()))
     return {
         "contrastive": F.cross_entropy(logits, targets),
-        "codes": code_loss(model.code_decoder(states, codes, tree), codes, torch.ones(len(targets))),
+        "codes": model.code_decoder(states, codes, tree),
         "action": action_loss(model.action_logits(raw, vectors[targets]), actions),
     }
 

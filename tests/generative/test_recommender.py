@@ -126,7 +126,9 @@ def test_code_scores_are_log_probabilities_of_the_codes(
     tree = CodeTree(catalogue.trie, means if node_vector_items else None)
     for query in range(len(states)):
         for item in (0, 5, 17, 23):
-            logits = model.code_decoder(states.states[query : query + 1], codes[item : item + 1], tree)
+            logits = build.code_logits(
+                model.code_decoder, states.states[query : query + 1], codes[item : item + 1], tree
+            )
             levels = zip(logits, codes[item].tolist(), strict=True)
             total = sum(float(F.log_softmax(part.double(), dim=-1)[0, code]) for part, code in levels)
             assert scores[query, item] == pytest.approx(total, abs=1e-4)
