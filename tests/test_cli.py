@@ -286,7 +286,7 @@ def test_train_settings_make_the_same_model(inside, succeeded):
     assert not Path("again.checkpoint").exists()
 
 
-def test_train_takes_experts(inside, succeeded, semid):
+def test_train_takes_experts_and_negatives(inside, succeeded, semid):
     options = (
         "--preset",
         "tiny",
@@ -301,12 +301,15 @@ def test_train_takes_experts(inside, succeeded, semid):
         "--epochs",
         "1",
     )
-    succeeded(
-        "train", *options, "--experts", "3", "--experts-per-token", "1", "--features", "codes,time", "--out", "m"
-    )
+    experts = ("--experts", "3", "--experts-per-token", "1", "--features", "codes,time")
+    succeeded("train", *options, *experts, "--negatives", "uniform:8,hard:4", "--out", "m")
     config = open_artifact(Path("m"), "model").details["model"]
     assert (config["moe"]["num_experts"], config["moe"]["experts_per_token"]) == (3, 1)
     assert config["features"] == ["codes", "time"]
+    assert config["negatives"] == [["uniform", 8], ["hard", 4]]
+    again = ("--config", "m/settings.toml", "--out", "again")
+    succeeded("train", *again)
+    assert open_artifact(Path("again"), "model").details["model"] == config
     assert "--experts" in semid("train", "--experts-per-token", "1").stderr
     assert "tiny, small" in semid("train", "--preset", "huge").stderr
 

@@ -42,7 +42,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped training.")
     ] = False,
     device: options.Device = "cpu",
-    preset: Annotated[str, typer.Option(help="Size: tiny, small, base, or large.")] = "small",
+    preset: Annotated[
+        str, typer.Option(help="Size: tiny, small, base, large, or sasrec, a baseline of the size of small.")
+    ] = "small",
     features: Annotated[
         tuple[str, ...] | None,
         _of_model(
@@ -64,6 +66,15 @@ def train(
     contrastive_weight: Annotated[float | None, _of_model("Weight of the item vector loss; 0 without.")] = None,
     code_weight: Annotated[float | None, _of_model("Weight of the code loss; 0 without.")] = None,
     action_weight: Annotated[float | None, _of_model("Weight of the next action loss; 0 without.")] = None,
+    negatives: Annotated[
+        tuple[tuple[str, int], ...] | None,
+        _of_model(
+            "Negatives of catalogues too large for the full softmax, of the kinds uniform, popular, recent and hard; "
+            "uniform:4096.",
+            parser=options.counts,
+            metavar="KIND:N,…",
+        ),
+    ] = None,
     epochs: Annotated[int, _of_training("Passes over the training events; 0 chooses by their number.")] = 0,
     max_minutes: Annotated[float, _of_training("Be done after so long; 0 for no limit.")] = 0.0,
     batch_tokens: Annotated[int, _of_training("Tokens of a batch; 0 chooses by the data.")] = 0,
@@ -92,6 +103,7 @@ def train(
         "context": context_events,
         "dropout": dropout,
         "next_action": next_action,
+        "negatives": negatives,
         "contrastive_weight": contrastive_weight,
         "code_weight": code_weight,
         "action_weight": action_weight,

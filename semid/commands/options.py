@@ -60,12 +60,21 @@ def one_or_more(text: Any) -> Any:
 
 def widths(text: Any) -> tuple[tuple[str, int], ...]:
     """``81:32,82:1024`` → ``(("81", 32), ("82", 1024))``."""
+    return _named_integers(text, "id:width like 81:32,82:1024")
+
+
+def counts(text: Any) -> tuple[tuple[str, int], ...]:
+    """``uniform:4096,hard:512`` → ``(("uniform", 4096), ("hard", 512))``."""
+    return _named_integers(text, "kind:count like uniform:4096,hard:512")
+
+
+def _named_integers(text: Any, form: str) -> tuple[tuple[str, int], ...]:
     if not isinstance(text, str):
-        return tuple(text)
+        return tuple((name, value) for name, value in text)
     pairs = [part.partition(":") for part in text.split(",")]
-    if not all(name and width.isdecimal() for name, _, width in pairs):
-        raise typer.BadParameter(f"{text!r} is not a list of id:width like 81:32,82:1024.")
-    return tuple((name, int(width)) for name, _, width in pairs)
+    if not all(name and value.isdecimal() for name, _, value in pairs):
+        raise typer.BadParameter(f"{text!r} is not a list of {form}.")
+    return tuple((name, int(value)) for name, _, value in pairs)
 
 
 def assignments(texts: Sequence[str]) -> dict[str, str]:

@@ -135,7 +135,8 @@ def _option_name(parameter: Any) -> str:
 def _as_typed(value: Any, *, several: bool) -> Any:
     """A TOML value as the shell would have given it."""
     if isinstance(value, list):
-        return [str(part) for part in value] if several else ",".join(str(part) for part in value)
+        parts = [":".join(map(str, part)) if isinstance(part, list) else str(part) for part in value]
+        return parts if several else ",".join(parts)
     return value if isinstance(value, bool) else str(value)
 
 

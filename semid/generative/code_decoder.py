@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from semid.generative.edges import edge_products
 from semid.generative.layers import Block, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, rotary_table
-from semid.generative.losses import full_softmax_loss
+from semid.generative.losses import softmax_loss
 from semid.generative.trie import CodeTrie
 
 
@@ -96,10 +96,8 @@ class CodeDecoder(nn.Module):
         if tree.vectors is not None:
             rows.append(self.node_scale[0] * query)
             columns.append(tree.vectors[0])
-        one = query.new_ones(())
-        return full_softmax_loss(
-            torch.cat(rows, 1), torch.cat(columns, 1).float(), one, nodes, query.new_ones(len(nodes)), dtype
-        )
+        bank, weights = torch.cat(columns, 1).float(), query.new_ones(len(nodes))
+        return softmax_loss(torch.cat(rows, 1), bank, query.new_ones(()), nodes, weights, dtype=dtype)
 
     def logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
         """Logits (M, K) of the codes that continue ``nodes``, -inf for all others, float32.

@@ -1,6 +1,6 @@
-"""Losses: full softmax over the catalogue in chunks, sampled softmax with log-q correction, action.
+"""Losses: softmax over a bank of items in chunks, whole catalogue or sampled with log-q correction; action.
 
-P positions, N items or bank entries, D width.
+P positions, M bank entries, D width.
 """
 
 from typing import Any
@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-# Rows of the logits held at one time: about 16 MB of float32, small enough to stay in cache.
-_CHUNK_ELEMENTS = 1 << 22
+# Entries of the logits held at one time: 8 MB of float32, small enough to stay in cache.
+_CHUNK_ELEMENTS = 1 << 21
+
+Pairs = tuple[Tensor, Tensor]
 
 
-class _FullSoftmax(torch.autograd.Function):
-    """Σ_p w_p · −log softmax(scale · h_p · Eᵀ)[target_p], without ever storing P × N logits.
+class _SoftmaxLoss(torch.autograd.Function):
+    """Σ_p w_p · −log softmax over the bank of the logits of p at its own entry, without ever storing P × M logits.
 
     The gradient of a chunk is formed while its softmax is at hand, so backward only multiplies by a number.
     """
@@ -24,109 +25,120 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         context: Any,
         states: Tensor,
-        items: Tensor,
+        bank: Tensor,
         scale: Tensor,
-        targets: Tensor,
+        own: Tensor,
         weights: Tensor,
+        offset: Tensor | None,
+        excluded: Pairs | None,
+        duplicate_cosine: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        rows = max(_CHUNK_ELEMENTS // len(items), 1)
-        scaled, columns = (states * scale).to(dtype), items.to(dtype)
+        rows = max(_CHUNK_ELEMENTS // len(bank), 1)
+        firsts = range(0, len(states), rows)
+        bounds = _bounds(excluded, firsts, len(states))
+        scaled, columns = (states * scale).to(dtype), bank.to(dtype)
         total = torch.zeros((), dtype=states.dtype, device=states.device)
         state_gradient = torch.empty_like(scaled)
-        item_gradient = torch.zeros_like(items)
-        for first in range(0, len(states), rows):
+        bank_gradient = torch.zeros_like(bank)
+        for first, begin, end in zip(firsts, bounds[:-1], bounds[1:], strict=True):
             part = slice(first, first + rows)
+            place = own[part, None]
             logits = (scaled[part] @ columns.T).to(states.dtype)
-            own = logits.gather(1, targets[part, None])
+            positive = logits.gather(1, place)
+            if offset is not None:
+                logits -= offset
+            if duplicate_cosine is not None:
+                logits.masked_fill_(columns[own[part]] @ columns.T > duplicate_cosine, -torch.inf)
+            if excluded is not None:
+                pairs = (excluded[0][begin:end] - first) * len(bank) + excluded[1][begin:end]
+                logits.view(-1).index_fill_(0, pairs, -torch.inf)
+            logits.scatter_(1, place, positive)  # is there for certain: neither corrected nor excluded
             peak = logits.amax(dim=1, keepdim=True)
             mass = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
-            total += (weights[part, None] * (mass.log() + peak - own)).sum()
+            total += (weights[part, None] * (mass.log() + peak - positive)).sum()
             probability = logits.mul_(weights[part, None] / mass)
-            probability.scatter_add_(1, targets[part, None], -weights[part, None])
+            probability.scatter_add_(1, place, -weights[part, None])
             probability = probability.to(dtype)
             torch.mm(probability, columns, out=state_gradient[part])
-            item_gradient += (probability.T @ scaled[part]).to(items.dtype)
+            bank_gradient += (probability.T @ scaled[part]).to(bank.dtype)
         state_gradient = state_gradient.to(states.dtype)
         context.save_for_backward(
-            state_gradient * scale, item_gradient, (state_gradient * states).sum().to(scale.dtype)
+            state_gradient * scale, bank_gradient, (state_gradient * states).sum().to(scale.dtype)
         )
         return total
 
     @staticmethod
     def backward(context: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        states, items, scale = context.saved_tensors
-        return upstream[0] * states, upstream[0] * items, upstream[0] * scale, None, None, None
+        states, bank, scale = context.saved_tensors
+        gradients = (upstream[0] * states, upstream[0] * bank, upstream[0] * scale)
+        return *gradients, None, None, None, None, None, None
 
 
-def full_softmax_loss(
+def softmax_loss(
     states: Tensor,
-    items: Tensor,
+    bank: Tensor,
     scale: Tensor,
-    targets: Tensor,
+    own: Tensor,
     weights: Tensor,
+    *,
+    log_expected: Tensor | None = None,
+    excluded: Pairs | None = None,
+    duplicate_cosine: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of each target among all items, computed in chunks.
+    """Mean cross-entropy of each position's own item among a bank of items, computed in chunks.
+
+    The bank may be the whole catalogue. Where it is a sample, each negative's logit has the logarithm of the expected
+    number of times its item stands in the bank taken off (Yi et al., RecSys 2019), which makes the bank an unbiased
+    stand-in for the catalogue whatever mixture of proposals filled it. The positive is there for certain, so nothing
+    is taken off it (arXiv 2507.09331).
 
     Args:
         states: (P, D) unit vectors.
-        items: (N, D) unit vectors.
+        bank: (M, D) unit vectors.
         scale: scalar, one over the temperature.
-        targets: (P,) int64 rows of ``items``.
+        own: (P,) int64, the bank entry of each position's positive.
         weights: (P,) weight of each position; the result is divided by their sum.
+        log_expected: (M,) log of the expected count of each entry's item; nothing is corrected without it.
+        excluded: (E,) positions in ascending order and (E,) entries that do not count as negatives for them.
+        duplicate_cosine: entries whose cosine with the positive is above this do not count as negatives either;
+            costs a third more.
         dtype: of the matrix products; that of ``states`` by default.
     """
-    arguments = (states, items, scale, targets, weights, dtype or states.dtype)
-    total: Tensor = _FullSoftmax.apply(*arguments)  # type: ignore[no-untyped-call]
+    arguments = (states, bank, scale, own, weights, log_expected, excluded, duplicate_cosine)
+    total: Tensor = _SoftmaxLoss.apply(*arguments, dtype or states.dtype)  # type: ignore[no-untyped-call]
     return total / weights.sum()
 
 
-def sampled_softmax_loss(
-    states: Tensor,
-    targets: Tensor,
-    bank: Tensor,
-    bank_rows: Tensor,
-    log_expected: Tensor,
-    scale: Tensor,
-    weights: Tensor,
-    *,
-    histories: Tensor | None = None,
-    bank_histories: Tensor | None = None,
-) -> Tensor:
-    """Softmax over a bank of sampled items, corrected for how they were sampled (Yi et al., RecSys 2019).
+def _bounds(excluded: Pairs | None, firsts: range, count: int) -> list[int]:
+    """Where the pairs of each chunk of positions begin, and the end of the last."""
+    if excluded is None:
+        return [0] * (len(firsts) + 1)
+    edges = torch.tensor([*firsts, count], device=excluded[0].device)
+    bounds: list[int] = torch.searchsorted(excluded[0], edges).tolist()
+    return bounds
 
-    Each negative's logit has the logarithm of the expected number of times its item stands in the bank taken
-    off, which makes the bank an unbiased stand-in for the catalogue whatever mixture of proposals filled it.
-    The positive is there for certain, so nothing is taken off it (arXiv 2507.09331). Entries that are the
-    target itself, or that come from the same history, do not count as negatives.
+
+def equal_pairs(keys: Tensor, entries: Tensor) -> Pairs:
+    """All pairs of a position and an entry with the same number: positions ascending (E,), entries (E,).
 
     Args:
-        states: (P, D) unit vectors; position p's positive is bank entry p.
-        targets: (P,) int64 item rows.
-        bank: (M, D) unit vectors, the P positives first.
-        bank_rows: (M,) int64 item rows of the bank.
-        log_expected: (M,) log of the expected count of each entry's item.
-        scale: scalar, one over the temperature.
-        weights: (P,).
-        histories, bank_histories: (P,) and (M,) history numbers, -1 for entries of none.
+        keys: (P,) int64.
+        entries: (M,) int64.
     """
+    values, order = torch.sort(entries)
+    start = torch.searchsorted(values, keys)
+    count = torch.searchsorted(values, keys, right=True) - start
+    positions = torch.repeat_interleave(count)
+    place = torch.arange(len(positions), device=keys.device) - (count.cumsum(0) - count)[positions]
+    return positions, order[start[positions] + place]
 
-    def part_of_total(part: slice) -> Tensor:
-        logits = (states[part] @ bank.T).float() * scale
-        own = (states[part] * bank[: len(states)][part]).sum(-1, keepdim=True).float() * scale
-        excluded = bank_rows[None, :] == targets[part, None]
-        if histories is not None and bank_histories is not None:
-            excluded |= bank_histories[None, :] == histories[part, None]
-        logits = (logits - log_expected).masked_fill(excluded, -torch.inf)
-        losses = torch.logsumexp(torch.cat([own, logits], dim=1), dim=1) - own[:, 0]
-        return (losses * weights[part]).sum()
 
-    # Each chunk is computed again for its gradient, so positions × bank is never stored.
-    rows = max(_CHUNK_ELEMENTS // len(bank), 1)
-    chunks = [slice(first, first + rows) for first in range(0, len(states), rows)]
-    total = torch.stack([checkpoint(part_of_total, chunk, use_reentrant=False) for chunk in chunks]).sum()
-    return total / weights.sum()
+def join_pairs(*parts: Pairs) -> Pairs:
+    """Several sets of pairs as one, positions ascending."""
+    positions, order = torch.sort(torch.cat([part[0] for part in parts]), stable=True)
+    return positions, torch.cat([part[1] for part in parts])[order]
 
 
 def action_loss(logits: Tensor, actions: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ from semid.generative.features import (
 )
 from semid.generative.histories import TokenBatch
 from semid.generative.layers import Block, RMSNorm, SwiGLU, rotary_table
-from semid.generative.losses import action_loss, full_softmax_loss, sampled_softmax_loss
+from semid.generative.losses import action_loss, softmax_loss
 from semid.generative.moe import MoE, MoEConfig
+from semid.generative.negatives import PROPOSALS, Bank, NegativeSampler
 
 MAX_SCALE = 100.0
 _ENCODE_ROWS = 1 << 16
@@ -50,7 +51,9 @@ class ModelConfig:
         full_softmax_items: catalogues up to this size are trained with the full softmax.
         node_vector_items: in catalogues up to this size the code decoder also compares the state with the items
             under each child; takes about three times the memory of the item vectors.
-        negatives: uniform negatives in the bank of larger catalogues.
+        negatives: how many of each kind stand in the bank of larger catalogues beside the positives of the batch:
+            uniform, popular, recent, hard.
+        duplicate_cosine: items nearer to the positive than this are no negatives in a bank; None lets all be.
         scale: initial inverse temperature of the cosine; learned.
     """
 
@@ -72,11 +75,12 @@ class ModelConfig:
     action_weight: float = 0.1
     full_softmax_items: int = 50_000
     node_vector_items: int = 1_000_000
-    negatives: int = 4096
+    negatives: tuple[tuple[str, int], ...] = (("uniform", 4096),)
+    duplicate_cosine: float | None = None
     scale: float = 15.0
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "kv_heads", "decoder_layers", "context", "negatives"):
+        for name in ("width", "layers", "heads", "kv_heads", "decoder_layers", "context"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("dropout", "id_dropout", "condition_dropout"):
@@ -89,6 +93,9 @@ class ModelConfig:
                 f"width={self.width} must be an even multiple of heads={self.heads}, "
                 f"and heads a multiple of kv_heads={self.kv_heads}."
             )
+        for kind, count in self.negatives:
+            if kind not in PROPOSALS or count < 0:
+                raise InputError(f"Negatives {kind}:{count}: kinds are {', '.join(PROPOSALS)}, counts at least 0.")
         unknown = set(self.features) - set(FEATURES)
         if unknown:
             raise InputError(f"Unknown features {sorted(unknown)}; known: {', '.join(FEATURES)}.")
@@ -107,12 +114,24 @@ class ModelConfig:
         kept = tuple(name for name in self.features if name in available)
         return replace(self, features=kept, next_action=self.next_action and "action" in available)
 
+    @staticmethod
+    def sized(dial: int) -> "ModelConfig":
+        """The shape that follows from one dial: 64 · dial wide and as many blocks, but at least two.
+
+        Heads are 64 wide, but at least four; two of them share a key/value head. At a dial of 8 that is a trunk of
+        25 million weights, and every doubling has eight times as many.
+        """
+        heads = max(4, dial)
+        return ModelConfig(width=64 * dial, layers=max(2, dial), heads=heads, kv_heads=heads // 2)
+
 
 PRESETS = {
-    "tiny": ModelConfig(width=64),
-    "small": ModelConfig(width=128),
-    "base": ModelConfig(width=256, layers=4, heads=8, kv_heads=4),
-    "large": ModelConfig(width=512, layers=8, heads=8, kv_heads=4),
+    "tiny": ModelConfig.sized(1),
+    "small": ModelConfig.sized(2),
+    "base": ModelConfig.sized(4),
+    "large": ModelConfig.sized(8),
+    # The baseline: item ids and their order alone, one softmax over the catalogue (arXiv 1808.09781, 2309.07602).
+    "sasrec": replace(ModelConfig.sized(2), features=("id",), next_action=False, code_weight=0.0, action_weight=0.0),
 }
 
 
@@ -237,21 +256,20 @@ class Model(nn.Module):
         self,
         batch: TokenBatch,
         catalogue: Catalogue,
-        log_popularity: Tensor,
+        sampler: NegativeSampler,
         dtype: torch.dtype,
         tree: CodeTree | None = None,
     ) -> dict[str, Tensor]:
         """The losses of one batch by name, each a mean over the positions with a target.
 
         Args:
-            log_popularity: (N,) log share of each item among training events, for sampled negatives.
+            sampler: of the negatives, where not all items are.
             dtype: of the large matrix products.
             tree: for the code decoder, made a few steps ago, where not all items are encoded at each step.
         """
-        full = self.trains_all_items(catalogue)
         with torch.autocast(batch.items.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             everything = None
-            if full:
+            if self.trains_all_items(catalogue):
                 rows = torch.arange(catalogue.num_items, device=batch.items.device)
                 everything = self.items(catalogue, rows)
             wanted = batch.targets >= 0
@@ -261,21 +279,20 @@ class Model(nn.Module):
             if self.training and self.config.condition_dropout:
                 told = told * (torch.rand(len(told), device=told.device) >= self.config.condition_dropout)
             states = self.conditioned(raw, told)
-            weights = torch.ones(len(targets), device=targets.device)
             losses: dict[str, Tensor] = {}
             vectors = None
-            if full and everything is not None:
+            if everything is not None:
                 vectors = self.item_vectors(everything)
-                losses["contrastive"] = full_softmax_loss(
-                    self.query_vectors(states), vectors, self.scale, targets, weights, dtype
-                )
+                losses["contrastive"] = self._contrastive(states, vectors, targets, None, dtype)
                 positive = F.embedding(targets, vectors)
+            elif self.config.contrastive_weight > 0:
+                bank = sampler.draw(targets, batch.segments[wanted])
+                entries = self.item_vectors(self.items(catalogue, bank.rows))
+                own = torch.arange(len(targets), device=targets.device)
+                losses["contrastive"] = self._contrastive(states, entries, own, bank, dtype)
+                positive = entries[: len(targets)]
             else:
                 positive = self.item_vectors(self.items(catalogue, targets))
-                if self.config.contrastive_weight > 0:
-                    losses["contrastive"] = self._sampled(
-                        states, targets, positive, batch.segments[wanted], catalogue, log_popularity, weights
-                    )
             if self.config.code_weight > 0:
                 codes = catalogue.codes[targets]
                 tree = tree or self.code_tree(catalogue, vectors)
@@ -294,30 +311,18 @@ class Model(nn.Module):
         }
         return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
 
-    def _sampled(
-        self,
-        states: Tensor,
-        targets: Tensor,
-        positive: Tensor,
-        histories: Tensor,
-        catalogue: Catalogue,
-        log_popularity: Tensor,
-        weights: Tensor,
+    def _contrastive(
+        self, states: Tensor, entries: Tensor, own: Tensor, bank: Bank | None, dtype: torch.dtype
     ) -> Tensor:
-        """Bank = the positives of the batch and uniform negatives, each item with its expected count."""
-        count = self.config.negatives
-        uniform = torch.randint(catalogue.num_items, (count,), device=targets.device)
-        bank_rows = torch.cat([targets, uniform])
-        expected = len(targets) * log_popularity[bank_rows].exp() + count / catalogue.num_items
-        bank = torch.cat([positive, self.item_vectors(self.items(catalogue, uniform))])
-        return sampled_softmax_loss(
+        """Softmax over the vectors of all items, or of those of a bank."""
+        return softmax_loss(
             self.query_vectors(states),
-            targets,
-            bank,
-            bank_rows,
-            expected.log(),
+            entries,
             self.scale,
-            weights,
-            histories=histories,
-            bank_histories=torch.cat([histories, histories.new_full((count,), -1)]),
+            own,
+            torch.ones(len(own), device=own.device),
+            log_expected=None if bank is None else bank.log_expected,
+            excluded=None if bank is None else bank.excluded,
+            duplicate_cosine=None if bank is None else self.config.duplicate_cosine,
+            dtype=dtype,
         )

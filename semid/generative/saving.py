@@ -70,6 +70,7 @@ def model_config_from_facts(facts: dict[str, Any]) -> ModelConfig:
     """A configuration from its ``dataclasses.asdict`` form after a round trip through JSON."""
     values = {field.name: facts[field.name] for field in fields(ModelConfig) if field.name in facts}
     values["features"] = tuple(values["features"])
+    values["negatives"] = tuple((kind, count) for kind, count in values["negatives"])
     if values.get("moe"):
         values["moe"] = MoEConfig(**values["moe"])
     return ModelConfig(**values)

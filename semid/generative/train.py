@@ -22,6 +22,7 @@ from semid.generative.code_decoder import CodeTree
 from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, pack_rows, training_segments
 from semid.generative.model import Model
+from semid.generative.negatives import NegativeSampler
 from semid.generative.optim import build_optimizer, learning_rate_factor, matrix_dtype
 from semid.progress import Progress, silent
 
@@ -136,8 +137,7 @@ class Trainer:
         batch_tokens = config.batch_tokens or _batch_tokens(int(self.builder.lengths.sum()))
         self.row_tokens = max(int(self.builder.lengths.max()), min(64, batch_tokens))
         self.rows_per_batch = max(1, batch_tokens // self.row_tokens)
-        popularity = torch.from_numpy(dataset.train_counts).to(self.device).float()
-        self.log_popularity = (popularity / popularity.sum().clamp(min=1)).clamp(min=1e-12).log()
+        self.sampler = NegativeSampler.of(dataset, catalogue.codes[:, 0], dict(model.config.negatives))
         self.steps_per_epoch = -(-_estimate_rows(self.builder.lengths, self.row_tokens) // self.rows_per_batch)
         self.epochs = config.epochs or min(max(-(-USUAL_STEPS // self.steps_per_epoch), 10), 40)
 
@@ -231,7 +231,7 @@ class Trainer:
         factor = learning_rate_factor(done, total_steps, self.config.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
-        losses = self.model.losses(batch, self.catalogue, self.log_popularity, self.dtype, self.tree)
+        losses = self.model.losses(batch, self.catalogue, self.sampler, self.dtype, self.tree)
         total = self.model.total(losses)
         self._require_finite("loss", total)
         self.optimizer.zero_grad(set_to_none=True)

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from semid.generative import losses
-from semid.generative.losses import action_loss, full_softmax_loss, sampled_softmax_loss
+from semid.generative.losses import action_loss, equal_pairs, join_pairs, softmax_loss
 
 POSITIONS, ITEMS, WIDTH = 37, 50, 8
 
@@ -60,7 +62,7 @@ def test_full_softmax_equals_the_formula(
     monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", elements)
     expected, expected_gradients = case.reference()
     inputs = case.inputs(dtype)
-    loss = full_softmax_loss(*inputs, case.targets, case.weights.to(dtype))
+    loss = softmax_loss(*inputs, case.targets, case.weights.to(dtype))
     gradients = torch.autograd.grad(3.0 * loss, inputs)
     torch.testing.assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
@@ -72,13 +74,13 @@ def test_full_softmax_by_hand() -> None:
     """One state, two items at cosines 1 and 0, scale ln 3: probabilities 3/4 and 1/4."""
     states, items = torch.tensor([[1.0, 0.0]]), torch.eye(2)
     for target, expected in ((0, math.log(4 / 3)), (1, math.log(4))):
-        loss = full_softmax_loss(states, items, torch.tensor(3.0).log(), torch.tensor([target]), torch.ones(1))
+        loss = softmax_loss(states, items, torch.tensor(3.0).log(), torch.tensor([target]), torch.ones(1))
         assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
 def test_full_softmax_passes_gradcheck(case: Case) -> None:
     def loss(*inputs: Tensor) -> Tensor:
-        return full_softmax_loss(*inputs, case.targets[:5], case.weights[:5])
+        return softmax_loss(*inputs, case.targets[:5], case.weights[:5])
 
     states, items, scale = case.inputs(torch.float64)
     assert torch.autograd.gradcheck(loss, (states[:5].detach().requires_grad_(), items, scale))
@@ -88,7 +90,7 @@ def test_full_softmax_in_bfloat16_is_close(case: Case, monkeypatch: pytest.Monke
     monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 10 * ITEMS)
     expected, expected_gradients = case.reference()
     inputs = case.inputs(torch.float32)
-    loss = full_softmax_loss(*inputs, case.targets, case.weights.float(), torch.bfloat16)
+    loss = softmax_loss(*inputs, case.targets, case.weights.float(), dtype=torch.bfloat16)
     assert loss.dtype == torch.float32
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.02)
     for gradient, wanted in zip(torch.autograd.grad(loss, inputs), expected_gradients, strict=True):
@@ -98,89 +100,97 @@ def test_full_softmax_in_bfloat16_is_close(case: Case, monkeypatch: pytest.Monke
 
 def test_full_softmax_stays_finite_at_large_scales(case: Case) -> None:
     states, items, _ = case.inputs(torch.float32)
-    loss = full_softmax_loss(states, items, torch.tensor(1e4), case.targets, case.weights.float())
+    loss = softmax_loss(states, items, torch.tensor(1e4), case.targets, case.weights.float())
     assert torch.isfinite(loss)
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, (states, items)))
 
 
-def sampled_reference(
-    states: Tensor,
-    targets: Tensor,
-    bank: Tensor,
-    rows: Tensor,
-    log_expected: Tensor,
-    scale: float,
-    weights: Tensor,
-    histories: list[int],
-    bank_histories: list[int],
-) -> float:
-    """Loops in double precision: the positive, and every entry of another item and another history, corrected."""
-    total = 0.0
-    for p in range(len(states)):
-        own = scale * float(states[p] @ bank[p])
-        mass = math.exp(own)
-        for m in range(len(bank)):
-            if int(rows[m]) != int(targets[p]) and bank_histories[m] != histories[p]:
-                mass += math.exp(scale * float(states[p] @ bank[m])) / math.exp(float(log_expected[m]))
-        total += float(weights[p]) * (math.log(mass) - own)
-    return total / float(weights.sum())
+class Sampled:
+    """A bank whose first entries are the positives, with corrections, histories and near duplicates."""
+
+    POSITIVES, NEGATIVES = 9, 20
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        size = self.POSITIVES + self.NEGATIVES
+        self.states, self.bank = unit(self.POSITIVES, 3), unit(size, 4)
+        self.bank[12] = F.normalize(self.bank[4] + 0.01 * self.bank[5], dim=0)  # a near duplicate of positive 4
+        self.targets = torch.tensor([0, 1, 2, 3, 0, 5, 6, 1, 8])  # items 0 and 1 are positives twice
+        self.rows = torch.cat([self.targets, torch.randint(12, (self.NEGATIVES,), generator=generator)])
+        self.rows[12] = 11
+        self.states[4] = F.normalize(self.bank[4] + self.states[4], dim=0)  # so that it weighs
+        self.log_expected = torch.randn(size, generator=generator, dtype=torch.float64)
+        self.weights = torch.rand(self.POSITIVES, generator=generator, dtype=torch.float64)
+        self.histories = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 4])
+
+    def loss(self, states: Tensor, bank: Tensor, scale: Tensor, **changes: Any) -> Tensor:
+        pairs = join_pairs(equal_pairs(self.targets, self.rows), equal_pairs(self.histories, self.histories))
+        arguments = {"log_expected": self.log_expected.to(states.dtype), "excluded": pairs, **changes}
+        own = torch.arange(self.POSITIVES)
+        return softmax_loss(states, bank, scale, own, self.weights.to(states.dtype), **arguments)
+
+    def reference(self, inputs: tuple[Tensor, Tensor, Tensor], threshold: float) -> Tensor:
+        """Loops in double precision: the positive, and every entry of another item and another history, corrected."""
+        states, bank, scale = inputs
+        total = torch.zeros((), dtype=torch.float64)
+        for p in range(self.POSITIVES):
+            own = scale * (states[p] @ bank[p])
+            mass = own.exp()
+            for m in range(len(bank)):
+                same_history = m < self.POSITIVES and self.histories[m] == self.histories[p]
+                duplicate = float(bank[m].detach() @ bank[p].detach()) > threshold
+                if self.rows[m] != self.targets[p] and not same_history and not duplicate:
+                    mass = mass + (scale * (states[p] @ bank[m]) - self.log_expected[m]).exp()
+            total = total + self.weights[p] * (mass.log() - own)
+        return total / self.weights.sum()
+
+    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        scale = torch.tensor(9.0, dtype=dtype, requires_grad=True)
+        return self.states.to(dtype).requires_grad_(), self.bank.to(dtype).requires_grad_(), scale
 
 
 @pytest.mark.parametrize("elements", [1 << 22, 4 * 29, 1])
-@pytest.mark.parametrize("with_histories", [False, True])
-def test_sampled_softmax_equals_the_formula(
-    with_histories: bool, elements: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("threshold", [None, 0.99])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+def test_a_bank_equals_the_formula(
+    elements: int, threshold: float | None, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", elements)
-    generator = torch.Generator().manual_seed(0)
-    count, extra = 9, 20
-    states, bank = unit(count, 3), unit(count + extra, 4)
-    targets = torch.tensor([0, 1, 2, 3, 0, 5, 6, 1, 8])  # items 0 and 1 are positives twice
-    rows = torch.cat([targets, torch.randint(12, (extra,), generator=generator)])
-    log_expected = torch.randn(count + extra, generator=generator, dtype=torch.float64)
-    weights = torch.rand(count, generator=generator, dtype=torch.float64)
-    histories = [0, 0, 1, 1, 1, 2, 3, 3, 4]
-    bank_histories = histories + [-1] * extra
-    masks: dict[str, Any] = {}
-    if with_histories:
-        masks = {"histories": torch.tensor(histories), "bank_histories": torch.tensor(bank_histories)}
-    loss = sampled_softmax_loss(
-        states.float(), targets, bank.float(), rows, log_expected.float(), torch.tensor(9.0), weights.float(), **masks
-    )
-    if not with_histories:  # everybody has one of their own
-        histories, bank_histories = list(range(count)), [-1] * (count + extra)
-    arguments = (states, targets, bank, rows, log_expected, 9.0, weights, histories, bank_histories)
-    expected = sampled_reference(*arguments)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    case = Sampled()
+    exact = case.inputs(torch.float64)
+    expected = case.reference(exact, threshold or 2.0)
+    expected_gradients = torch.autograd.grad(expected, exact)
+    inputs = Sampled().inputs(dtype)
+    loss = case.loss(*inputs, duplicate_cosine=threshold)
+    torch.testing.assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
+    for gradient, wanted in zip(torch.autograd.grad(loss, inputs), expected_gradients, strict=True):
+        torch.testing.assert_close(gradient.double(), wanted, rtol=10 * tolerance, atol=tolerance)
 
 
-def test_sampled_softmax_has_the_same_gradient_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gradients(elements: int) -> tuple[Tensor, ...]:
-        monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", elements)
-        states, bank = unit(9, 3).requires_grad_(), unit(29, 4).requires_grad_()
-        scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
-        rows = torch.arange(29) % 12
-        loss = sampled_softmax_loss(
-            states, rows[:9], bank, rows, torch.zeros(29, dtype=torch.float64), scale, torch.ones(9).double()
-        )
-        return torch.autograd.grad(loss, (states, bank, scale))
-
-    torch.testing.assert_close(gradients(2 * 29), gradients(1 << 22))
+def test_near_duplicates_matter_in_that_test() -> None:
+    case = Sampled()
+    inputs = [value.detach() for value in case.inputs(torch.float64)]
+    assert float(case.loss(*inputs, duplicate_cosine=0.99)) < float(case.loss(*inputs)) - 1e-3
 
 
-def test_sampled_softmax_over_the_whole_catalogue_is_the_full_softmax(case: Case) -> None:
-    """With every item in the bank once and nothing to correct, nothing is left of the sampling."""
-    order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(0))
-    targets = order[:POSITIONS]
-    inputs, others = case.inputs(torch.float32), case.inputs(torch.float32)
-    sampled = sampled_softmax_loss(
-        inputs[0], targets, inputs[1][order], order, torch.zeros(ITEMS), inputs[2], case.weights.float()
-    )
-    full = full_softmax_loss(*others, targets, case.weights.float())
-    torch.testing.assert_close(sampled, full)
-    pairs = zip(torch.autograd.grad(sampled, inputs), torch.autograd.grad(full, others), strict=True)
-    for gradient, wanted in pairs:
-        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+def test_a_bank_passes_gradcheck() -> None:
+    case = Sampled()
+    assert torch.autograd.gradcheck(case.loss, case.inputs(torch.float64))
+
+
+@given(st.lists(st.integers(0, 6)), st.lists(st.integers(0, 6)))
+def test_equal_pairs_are_all_of_them(keys: list[int], entries: list[int]) -> None:
+    positions, columns = equal_pairs(torch.tensor(keys, dtype=torch.long), torch.tensor(entries, dtype=torch.long))
+    assert positions.tolist() == sorted(positions.tolist())
+    expected = sorted((p, m) for p, key in enumerate(keys) for m, entry in enumerate(entries) if key == entry)
+    assert sorted(zip(positions.tolist(), columns.tolist(), strict=True)) == expected
+
+
+def test_joined_pairs_are_in_order() -> None:
+    one, other = (torch.tensor([0, 2, 2]), torch.tensor([5, 4, 1])), (torch.tensor([1, 2]), torch.tensor([3, 4]))
+    positions, columns = join_pairs(one, other)
+    assert positions.tolist() == [0, 1, 2, 2, 2]
+    assert columns.tolist() == [5, 3, 4, 1, 4]
 
 
 def test_a_bank_with_the_expected_counts_is_the_full_softmax(case: Case) -> None:
@@ -192,12 +202,23 @@ def test_a_bank_with_the_expected_counts_is_the_full_softmax(case: Case) -> None
     counts = rows.bincount(minlength=ITEMS)
     assert counts.min() == 1
     assert counts.max() > 5
-    states, items, scale = case.inputs(torch.float32)
-    sampled = sampled_softmax_loss(
-        states, targets, items[rows], rows, counts[rows].float().log(), scale, case.weights.float()
+    inputs, others, weights = case.inputs(torch.float64), case.inputs(torch.float64), case.weights
+    states, items, scale = inputs
+    log_expected = counts[rows].double().log()
+    sampled = softmax_loss(
+        states,
+        items[rows],
+        scale,
+        targets,
+        weights,
+        log_expected=log_expected,
+        excluded=equal_pairs(targets, rows),
     )
-    full = full_softmax_loss(states, items, scale, targets, case.weights.float())
+    full = softmax_loss(*others, targets, weights)
     torch.testing.assert_close(sampled, full)
+    pairs = zip(torch.autograd.grad(sampled, inputs), torch.autograd.grad(full, others), strict=True)
+    for gradient, wanted in pairs:
+        torch.testing.assert_close(gradient, wanted)
 
 
 def test_action_loss_is_the_mean_over_known_actions() -> None:

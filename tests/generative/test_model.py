@@ -18,6 +18,7 @@ from semid.generative.histories import BatchBuilder, TokenBatch, training_segmen
 from semid.generative.losses import action_loss
 from semid.generative.model import MAX_SCALE, PRESETS, Model, ModelConfig
 from semid.generative.moe import MoE, MoEConfig
+from semid.generative.negatives import NegativeSampler
 
 MOE = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
 
@@ -155,15 +156,14 @@ def by_hand(model: Model, batch: TokenBatch, catalogue: Catalogue) -> dict[str, 
     }
 
 
-def popularity(rich: Dataset) -> Tensor:
-    counts = torch.from_numpy(rich.train_counts).float()
-    return (counts / counts.sum()).clamp(min=1e-12).log()
+def sampler(rich: Dataset, catalogue: Catalogue, **counts: int) -> NegativeSampler:
+    return NegativeSampler.of(rich, catalogue.codes[:, 0], counts)
 
 
 def test_losses_are_those_of_the_parts(build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch) -> None:
     model = build.model(catalogue)
     expected = by_hand(model, packed, catalogue)
-    losses = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    losses = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
     assert list(losses) == ["contrastive", "codes", "action"]
     torch.testing.assert_close(losses, expected)
     total = 1.0 * expected["contrastive"] + 0.5 * expected["codes"] + 0.1 * expected["action"]
@@ -178,22 +178,27 @@ def test_losses_are_those_of_the_parts(build: Any, rich: Dataset, catalogue: Cat
 
 def test_bfloat16_losses_are_close(build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch) -> None:
     model = build.model(catalogue)
-    exact = model.losses(packed, catalogue, popularity(rich), torch.float32)
-    rounded = model.losses(packed, catalogue, popularity(rich), torch.bfloat16)
+    exact = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
+    rounded = model.losses(packed, catalogue, sampler(rich, catalogue), torch.bfloat16)
     for name, loss in exact.items():
         assert rounded[name].dtype == torch.float32
         assert rounded[name].item() == pytest.approx(loss.item(), rel=0.05)
         assert rounded[name].item() != loss.item()
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [{"uniform": 20_000}, {"uniform": 10_000, "popular": 5_000, "recent": 5_000, "hard": 5_000}],
+    ids=["uniform", "all kinds"],
+)
 def test_sampled_losses_come_near_the_full_ones(
-    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch
+    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch, counts: dict[str, int]
 ) -> None:
     full = build.model(catalogue, scale=3.0)
-    sampled = build.model(catalogue, scale=3.0, full_softmax_items=0, negatives=20_000)
+    sampled = build.model(catalogue, scale=3.0, full_softmax_items=0)
     torch.manual_seed(0)
-    expected = full.losses(packed, catalogue, popularity(rich), torch.float32)
-    losses = sampled.losses(packed, catalogue, popularity(rich), torch.float32)
+    expected = full.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
+    losses = sampled.losses(packed, catalogue, sampler(rich, catalogue, **counts), torch.float32)
     assert losses["contrastive"].item() == pytest.approx(expected["contrastive"].item(), rel=0.02)
     torch.testing.assert_close(losses["action"], expected["action"])
 
@@ -223,7 +228,7 @@ def test_item_vectors_help_the_code_decoder_where_they_train_and_are_not_too_man
 def test_weights_of_zero_leave_losses_out(
     build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch, changes: dict[str, float], names: list[str]
 ) -> None:
-    losses = build.model(catalogue, **changes).losses(packed, catalogue, popularity(rich), torch.float32)
+    losses = build.model(catalogue, **changes).losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
     assert list(losses) == names
 
 
@@ -233,9 +238,9 @@ def test_the_next_action_is_told_to_the_item_heads_and_never_to_the_action_head(
     """Otherwise the action head would only have to read its answer."""
     model = build.model(catalogue)
     torch.nn.init.zeros_(model.condition.film.weight)
-    told = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    told = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
     torch.nn.init.normal_(model.condition.film.weight)
-    told_louder = model.losses(packed, catalogue, popularity(rich), torch.float32)
+    told_louder = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
     assert told["action"].item() == pytest.approx(told_louder["action"].item(), abs=1e-6)
     assert abs(told["contrastive"].item() - told_louder["contrastive"].item()) > 1e-3
     assert abs(told["codes"].item() - told_louder["codes"].item()) > 1e-3
@@ -260,7 +265,24 @@ def test_experts_stand_in_every_trunk_layer(build: Any, catalogue: Catalogue) ->
 def test_inner_width_and_presets() -> None:
     assert ModelConfig(width=128).inner == 352  # 128 · 8 / 3 = 341.3, up to a multiple of 32
     assert ModelConfig(width=128, hidden=100).inner == 100
-    assert list(PRESETS) == ["tiny", "small", "base", "large"]
+    shapes = {name: (c.width, c.layers, c.heads, c.kv_heads) for name, c in PRESETS.items()}
+    assert shapes == {
+        "tiny": (64, 2, 4, 2),
+        "small": (128, 2, 4, 2),
+        "base": (256, 4, 4, 2),
+        "large": (512, 8, 8, 4),
+        "sasrec": (128, 2, 4, 2),
+    }
+
+
+def test_the_baseline_knows_ids_and_order_alone(build: Any, rich: Dataset, packed: TokenBatch) -> None:
+    catalogue = build.catalogue(rich)
+    model = Model(PRESETS["sasrec"].restricted_to(catalogue.available()), catalogue).eval()
+    losses = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
+    assert list(losses) == ["contrastive"]
+    gone = replace(packed, actions=packed.actions * 0, gaps=packed.gaps * 0, hours=packed.hours * 0)
+    other = build.catalogue(rich, (24,))
+    assert torch.equal(model.states(gone, other), model.states(packed, catalogue))
 
 
 @pytest.mark.parametrize(
@@ -275,6 +297,8 @@ def test_inner_width_and_presets() -> None:
         (lambda: ModelConfig(decoder_layers=0), "decoder_layers=0 must be at least 1"),
         (lambda: ModelConfig(heads=0), "heads=0 must be at least 1"),
         (lambda: ModelConfig(dropout=1.0), r"dropout=1\.0 must be at least 0 and below 1"),
+        (lambda: ModelConfig(negatives=(("easy", 5),)), "Negatives easy:5: kinds are uniform, popular, recent, hard"),
+        (lambda: ModelConfig(negatives=(("hard", -1),)), "Negatives hard:-1: .* counts at least 0"),
         (lambda: ModelConfig(scale=0.0), r"scale=0\.0 must be above 0 and at most 100"),
     ],
 )

@@ -25,6 +25,7 @@ from semid.generative.train import TrainConfig, Trainer
 NUM_ITEMS = 12
 SMALL = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16, "context": 8}
 MOE = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
+EVERY_KIND = (("uniform", 8), ("popular", 4), ("recent", 4), ("hard", 4))
 SHORT = TrainConfig(epochs=3, batch_tokens=64, precision="float32")
 
 
@@ -73,7 +74,7 @@ def accuracy(dataset: Dataset, catalogue: Catalogue) -> Callable[[Model], dict[s
     [
         {},
         {"moe": MOE},
-        {"full_softmax_items": 0, "negatives": 16},
+        {"full_softmax_items": 0, "negatives": EVERY_KIND},
     ],
     ids=["full softmax", "mixture of experts", "sampled negatives"],
 )
@@ -125,7 +126,7 @@ def equal_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("changes", [{}, {"moe": MOE, "full_softmax_items": 0, "negatives": 8}])
+@pytest.mark.parametrize("changes", [{}, {"moe": MOE, "full_softmax_items": 0, "negatives": EVERY_KIND}])
 @pytest.mark.parametrize("after", [3, 8, 11])
 def test_an_interrupted_training_resumes_to_the_same_result(
     cycle: Dataset,
