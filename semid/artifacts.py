@@ -210,6 +210,7 @@ _HOW_TO_MAKE = {
     "dataset": "make one with `semid data prepare SRC DST`",
     "tokenizer": "make one with `semid fit`",
     "model": "make one with `semid train`",
+    "embedding": "make one with `semid embed`",
     "checkpoint": "start without --resume",
 }
 

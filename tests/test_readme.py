@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +31,17 @@ def shell_lines() -> list[str]:
     "name",
     [
         *("prepare", "synth", "convert", "info", "fit", "encode", "inspect", "append", "drift", "refit"),
-        *("train", "generate", "compare", "demo"),
+        *("train", "generate", "compare", "embed", "demo"),
     ],
 )
 def test_every_command_has_an_example(name):
     assert re.search(rf"^\$ semid (data )?{name}\b", README, re.MULTILINE)
 
 
-def test_the_examples_run_in_a_folder_like_the_demos(inside, succeeded):
-    for name in ("runs/tokenizer", "runs/model"):
+def test_the_examples_run_in_a_folder_like_the_demos(inside, road, succeeded):
+    for name in ("data", "runs/tokenizer", "runs/model"):
         (inside / name).unlink()  # links to what other tests read
+    shutil.copytree(road.folder / "data", inside / "data")
     dataset = Dataset.open("data")
     np.save("new.npy", np.ones((3, dataset.embeddings["82"].dim), np.float32))
     Path("mine.jsonl").write_text(json.dumps({"history": dataset.item_ids[:2].tolist()}))

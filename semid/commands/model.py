@@ -1,4 +1,4 @@
-"""``semid train``, ``semid generate`` and ``semid compare``."""
+"""``semid train``, ``semid generate``, ``semid compare`` and ``semid embed``."""
 
 import sys
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semid.commands import options
-from semid.commands.console import STDOUT, print_comparison, progress_bar, write_json, write_settings
+from semid.commands.console import STDOUT, print_comparison, print_facts, progress_bar, write_json, write_settings
 from semid.commands.running import command, in_force
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     command(app, "train")(train)
     command(app, "generate")(generate)
     command(app, "compare")(compare)
+    command(app, "embed")(embed)
 
 
 def _of_model(help: str, **more: Any) -> Any:
@@ -270,3 +271,23 @@ def compare(
         print_comparison(comparison, f"{data}, split {split}")
     if json is not None:
         write_json(json, comparison.to_dict(data=str(data), split=split), in_force(context))
+
+
+def embed(
+    context: typer.Context,
+    data: options.Data = options.DATA,
+    model: options.ModelPath = options.MODEL,
+    name: Annotated[str, typer.Option(help="Name of the embedding in the dataset.")] = "collab",
+    device: options.Device = "cpu",
+) -> None:
+    """Add the model's item vectors to the dataset as an embedding, for codes made of what users do with items."""
+    from semid.data.dataset import Dataset
+    from semid.generative.recommender import GenerativeRecommender
+    from semid.pipeline.embedding import export_items
+
+    _check_device(device)
+    recommender = GenerativeRecommender.load(model, device)
+    report = export_items(recommender, Dataset.open(data), name, settings=in_force(context))
+    print_facts(
+        report.summary_rows(), title=f"Embedding {name} of {data}: `semid fit --emb …,{name}` makes codes of it"
+    )

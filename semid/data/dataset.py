@@ -1,7 +1,7 @@
 """The prepared dataset: everything later commands need, memory-mapped from one artifact directory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from semid.artifacts import Artifact, open_artifact
+from semid.data.added import added_embeddings
 from semid.data.events import EventLog, Queries
 from semid.data.features import Embedding, Fields, ListField
 from semid.errors import InputError
@@ -34,6 +35,7 @@ class Dataset:
         candidates: (C,) int32 sorted item rows that may be recommended, cold ones included.
         item_fields, user_fields: categorical columns.
         embeddings: by id.
+        added: embeddings that were made from its training histories later, by id.
         action_names: names of the action codes, weakest first, such as exposure, click, conversion.
         action_weights: weight of each action as a target in the weighted metrics.
         artifact: where it came from; None when built in memory.
@@ -49,6 +51,7 @@ class Dataset:
     action_names: tuple[str, ...]
     action_weights: tuple[float, ...]
     artifact: Artifact | None = None
+    added: Mapping[str, Embedding] = field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
@@ -74,10 +77,10 @@ class Dataset:
         Raises:
             InputError: no such id; the message lists those there are.
         """
-        if name not in self.embeddings:
-            known = ", ".join(self.embeddings) or "none"
-            raise InputError(f"Unknown embedding {name!r} in {self.location}; it has: {known}.")
-        return self.embeddings[name]
+        there = {**self.embeddings, **self.added}
+        if name not in there:
+            raise InputError(f"Unknown embedding {name!r} in {self.location}; it has: {', '.join(there) or 'none'}.")
+        return there[name]
 
     def split(self, name: str) -> Queries:
         """The queries of one split.
@@ -154,6 +157,7 @@ class _DatasetReader:
             action_names=tuple(self.details["action_names"]),
             action_weights=tuple(self.details["action_weights"]),
             artifact=self.artifact,
+            added=added_embeddings(self.artifact),
         )
 
     def _array(self, name: str) -> np.ndarray:

@@ -34,14 +34,23 @@ def chosen_embeddings(
     """The ``embeddings``, ``behaviour`` and ``weights`` of a :class:`TokenizerConfig`.
 
     Args:
-        content: ids named; all that the dataset has if empty.
-        behaviour: ids of embeddings from histories; none if empty. None: co-occurrence where it can be had.
-        weights: of the content, or of both; 1 each by default. Behaviour gets a quarter of all content.
+        content: ids named; all that the dataset has of its own if empty. Those that were added to it from histories
+            are behaviour.
+        behaviour: ids of embeddings from histories; none if empty. None: those named among the content, else
+            co-occurrence where it can be had.
+        weights: of the content, or of all in the order named; 1 each by default. Behaviour gets a quarter of all
+            content.
 
     Raises:
         InputError: neither content nor behaviour.
     """
-    content = tuple(name for name in content or tuple(dataset.embeddings) if name not in (behaviour or ()))
+    named = content or tuple(dataset.embeddings)
+    made = tuple(name for name in named if name in dataset.added)
+    behaviour = tuple(dict.fromkeys((*made, *(behaviour or ())))) if made or behaviour is not None else None
+    content = tuple(name for name in named if name not in (behaviour or ()))
+    if weights is not None and len(weights) == len(named) and content and made:
+        weight = dict(zip(named, weights, strict=True))
+        weights = tuple(weight[name] for name in (*content, *made))
     if behaviour is None:
         behaviour = (COOCCURRENCE,) if COOCCURRENCE not in content and _is_countable(dataset) else ()
     if not content and not behaviour:
