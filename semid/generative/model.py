@@ -21,12 +21,13 @@ from semid.generative.features import (
     NextActionCondition,
 )
 from semid.generative.histories import TokenBatch
-from semid.generative.layers import Block, RMSNorm, SwiGLU, rotary_table
+from semid.generative.layers import Block, Dropout, RMSNorm, SwiGLU, rotary_table
 from semid.generative.losses import action_loss, softmax_loss
 from semid.generative.moe import MoE, MoEConfig
 from semid.generative.negatives import PROPOSALS, Bank, NegativeSampler
 
 MAX_SCALE = 100.0
+MAX_DROPOUT = 0.95
 _ENCODE_ROWS = 1 << 16
 
 
@@ -84,8 +85,8 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("dropout", "id_dropout", "condition_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+            if not 0 <= getattr(self, name) <= MAX_DROPOUT:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and at most {MAX_DROPOUT}.")
         if not 0 < self.scale <= MAX_SCALE:
             raise InputError(f"scale={self.scale} must be above 0 and at most {MAX_SCALE}.")
         if self.width % (2 * self.heads) or self.heads % self.kv_heads:
@@ -152,7 +153,7 @@ class Model(nn.Module):
             else None
         )
         self.token_norm = RMSNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.kv_heads, self._feed_forward(), config.dropout)
             for _ in range(config.layers)

@@ -296,7 +296,7 @@ def test_the_baseline_knows_ids_and_order_alone(build: Any, rich: Dataset, packe
         (lambda: ModelConfig(context=0), "context=0 must be at least 1"),
         (lambda: ModelConfig(decoder_layers=0), "decoder_layers=0 must be at least 1"),
         (lambda: ModelConfig(heads=0), "heads=0 must be at least 1"),
-        (lambda: ModelConfig(dropout=1.0), r"dropout=1\.0 must be at least 0 and below 1"),
+        (lambda: ModelConfig(dropout=1.0), r"dropout=1\.0 must be at least 0 and at most 0\.95"),
         (lambda: ModelConfig(negatives=(("easy", 5),)), "Negatives easy:5: kinds are uniform, popular, recent, hard"),
         (lambda: ModelConfig(negatives=(("hard", -1),)), "Negatives hard:-1: .* counts at least 0"),
         (lambda: ModelConfig(scale=0.0), r"scale=0\.0 must be above 0 and at most 100"),
