@@ -176,14 +176,20 @@ class ItemEncoder(nn.Module):
 
     The sum of the parts that are switched on. Items that training never saw get no id part, and ids are
     dropped at random while training, so that cold items can live from codes, content and columns.
+
+    Args:
+        whole: whether every training step encodes all items.
     """
 
-    def __init__(self, catalogue: Catalogue, width: int, features: tuple[str, ...], id_dropout: float) -> None:
+    def __init__(
+        self, catalogue: Catalogue, width: int, features: tuple[str, ...], id_dropout: float, *, whole: bool = True
+    ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
         rows = catalogue.num_items
         sizes = ID_PRIMES if rows > MAX_ID_ROWS else (rows,)
-        self.ids = EmbeddingTables(sizes, width) if "id" in features else None
+        # Where not all items are encoded at each step, a step costs by the items that it looks at.
+        self.ids = EmbeddingTables(sizes, width, sparse=not whole) if "id" in features else None
         self.codes = EmbeddingTables(catalogue.num_codes, width) if "codes" in features else None
         self.content = nn.Linear(catalogue.content.shape[1], width) if "content" in features else None
         self.unknown = nn.Parameter(torch.zeros(width)) if "content" in features else None

@@ -143,7 +143,8 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         width, features = config.width, config.features
-        self.items = ItemEncoder(catalogue, width, features, config.id_dropout)
+        whole = self.trains_all_items(catalogue)
+        self.items = ItemEncoder(catalogue, width, features, config.id_dropout, whole=whole)
         self.tower = SwiGLU(width, config.inner)
         nn.init.zeros_(self.tower.down.weight)
         self.context = ContextEncoder(catalogue.num_actions, width, features)

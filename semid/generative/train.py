@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW
+from torch import Tensor
 
 from semid.artifacts import create_artifact, open_artifact, plain_settings
 from semid.data.dataset import Dataset
@@ -23,7 +22,7 @@ from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, pack_rows, training_segments
 from semid.generative.model import Model
 from semid.generative.negatives import NegativeSampler
-from semid.generative.optim import build_optimizer, learning_rate_factor, matrix_dtype
+from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
 from semid.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,8 @@ class TrainConfig:
             400 steps within 10..40 passes.
         max_minutes: be done after this long, the learning rate falling accordingly; 0 for no limit.
         batch_tokens: tokens of a batch, padding included; 0 chooses about 40 batches an epoch within 1024..8192.
-        learning_rate, weight_decay: of AdamW.
+        learning_rate: peak of all optimisers.
+        weight_decay: of matrices.
         warmup_share: share of all steps in which the learning rate rises.
         clip: largest norm of the gradient.
         patience: stop after this many validations in a row without a better one.
@@ -125,7 +125,8 @@ class Trainer:
         self.identity = plain_settings({"train": settings, **(identity or {})})
         self.device = catalogue.codes.device
         self.dtype = matrix_dtype(config.precision, self.device)
-        self.optimizer: AdamW = build_optimizer(model, config.learning_rate, config.weight_decay)
+        self.optimizers = Optimizers(model, config.learning_rate, config.weight_decay)
+        self.rate = 0.0
         self.tree: CodeTree | None = None
         self.state = _Progress()
         self.best_weights = _copy(model.state_dict())
@@ -199,7 +200,7 @@ class Trainer:
                 "epoch": state.epoch,
                 "step": state.step,
                 **{f"loss_{name}": round(value, 5) for name, value in losses.items()},
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "learning_rate": self.rate,
                 "tokens_per_second": round(tokens / max(trained, 1e-9)),
                 **{name: round(value, 5) for name, value in metrics.items()},
                 "best_epoch": state.best_epoch,
@@ -228,17 +229,15 @@ class Trainer:
         done = self.state.step
         if self.config.max_minutes:  # whichever ends the training first
             done = max(done, int(total_steps * self.state.seconds / (60 * self.config.max_minutes)))
-        factor = learning_rate_factor(done, total_steps, self.config.warmup_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor
+        self.rate = self.optimizers.set_rate(learning_rate_factor(done, total_steps, self.config.warmup_share))
         losses = self.model.losses(batch, self.catalogue, self.sampler, self.dtype, self.tree)
         total = self.model.total(losses)
         self._require_finite("loss", total)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = clip_gradients(self.model.parameters(), self.config.clip)
         self._require_finite("norm of the gradient", norm)  # before the step, which would ruin the weights
-        self.optimizer.step()
+        self.optimizers.step()
         for layer in self.model.experts():
             layer.balance()
         return {"total": total.item(), **{name: loss.item() for name, loss in losses.items()}}
@@ -267,8 +266,7 @@ class Trainer:
             return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
-        for index, entry in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
+        tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.state().items()}
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -288,11 +286,7 @@ class Trainer:
         }
         self.model.load_state_dict(_under(tensors, "model."))
         self.best_weights = _under(tensors, "best.")
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(tensors, "optimizer.").items():
-            index, _, key = name.partition(".")
-            entries.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        self.optimizers.load(_under(tensors, "optimizer."))
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)

@@ -79,7 +79,7 @@ def accuracy(dataset: Dataset, catalogue: Catalogue) -> Callable[[Model], dict[s
     ids=["full softmax", "mixture of experts", "sampled negatives"],
 )
 def test_both_heads_learn_a_cycle(cycle: Dataset, cycle_catalogue: Catalogue, changes: dict[str, Any]) -> None:
-    config = TrainConfig(epochs=12, batch_tokens=128, learning_rate=0.01, precision="float32")
+    config = TrainConfig(epochs=16, batch_tokens=128, learning_rate=0.01, precision="float32")
     measure = accuracy(cycle, cycle_catalogue)
     model = fresh_model(cycle_catalogue, dropout=0.1, features=("id", "codes"), **changes)
     history = Trainer(model, cycle, cycle_catalogue, config, measure).run()
@@ -345,7 +345,7 @@ def test_the_learning_rate_falls_within_the_time(
         cycle_catalogue,
         replace(SHORT, epochs=1000, max_minutes=1.0, patience=1000),
         constant,
-        progress=lambda *call: rates.append(trainer.optimizer.param_groups[0]["lr"] / SHORT.learning_rate),
+        progress=lambda *call: rates.append(trainer.rate / SHORT.learning_rate),
     )
     trainer.run()
     assert 15 < trainer.state.step < 60
