@@ -89,6 +89,40 @@ def test_both_heads_learn_a_cycle(cycle: Dataset, cycle_catalogue: Catalogue, ch
     assert not model.training
 
 
+def test_more_negatives_than_items_are_drawn_again_and_again(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    """A bank of 500 from 12 items says the same as the full softmax: each entry is corrected by its count."""
+    config = TrainConfig(epochs=16, batch_tokens=128, learning_rate=0.01, precision="float32")
+    many = {"full_softmax_items": 0, "negatives": (("uniform", 400), ("hard", 100))}
+    model = fresh_model(cycle_catalogue, dropout=0.1, features=("id", "codes"), **many)
+    measure = accuracy(cycle, cycle_catalogue)
+    Trainer(model, cycle, cycle_catalogue, config, measure).run()
+    assert measure(model)["dense"] > 0.95
+
+
+def test_users_with_one_event_and_times_that_are_all_alike(build: Any) -> None:
+    """The one teaches nothing, the other says nothing: neither may turn up in the losses."""
+    histories = [[0, 1, 2], [3], [4, 5, 6, 7], [8]]
+    times = [[77] * len(history) for history in histories]
+    dataset = build.dataset(build.log(histories, times), NUM_ITEMS)
+    catalogue = build.catalogue(dataset, (3, 3, 3))
+    model = fresh_model(catalogue, negatives=EVERY_KIND, full_softmax_items=0)
+    assert "time" in model.config.features
+    trainer = Trainer(model, dataset, catalogue, SHORT, lambda _: {})
+    history = trainer.run()
+    assert sorted(trainer.builder.segments.users) == [0, 2]
+    assert all(np.isfinite(record["loss_total"]) for record in history)
+
+
+def test_inputs_that_training_had_may_be_missing_later(build: Any, rich: Dataset, catalogue: Catalogue) -> None:
+    """A model that knows actions, times and users answers a bare list of items, as for somebody unknown."""
+    model = fresh_model(catalogue)
+    Trainer(model, rich, catalogue, SHORT, lambda _: {}).run()
+    recommender = GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
+    bare = recommender.recommend([[1, 2, 3], [4]], beam=8, k=4)
+    assert (bare.items >= 0).all()
+    assert np.isfinite(bare.scores).all()
+
+
 def test_experts_are_balanced_while_training(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
     model = fresh_model(cycle_catalogue, moe=MOE)
     Trainer(model, cycle, cycle_catalogue, SHORT, constant).run()

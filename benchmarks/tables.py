@@ -1,0 +1,80 @@
+"""What does the id table of a large catalogue cost a training step, updated whole and by the rows a batch touches?
+
+One step of a small model with sampled negatives on synthetic histories, for catalogues of growing size, as
+`semid train` does it (Adam in the touched rows) and with dense gradients and AdamW over the whole table.
+
+    python benchmarks/tables.py
+"""
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from training import dataset_of, histories
+
+from semid.codes import SemanticIds
+from semid.generative.features import Catalogue
+from semid.generative.model import Model, ModelConfig
+from semid.generative.train import TrainConfig, Trainer
+
+
+def seconds_of_a_step(items: int, settings: argparse.Namespace, *, sparse: bool) -> float:
+    """Median over some steps, and the size of the table in MiB."""
+    dataset = dataset_of(histories(settings.users, items, 50), items)
+    levels = (items // 4096 + 1, 64, 64)
+    codes = np.stack(np.unravel_index(np.arange(items), levels), axis=1).astype(np.int32)
+    nothing = torch.zeros(items, 1), torch.zeros(items, dtype=torch.bool)
+    catalogue = Catalogue.of(dataset, SemanticIds(codes, levels), *nothing)
+    config = replace(ModelConfig.sized(2), features=("id",), code_weight=0.0, full_softmax_items=0)
+    torch.manual_seed(0)
+    model = Model(config.restricted_to(catalogue.available()), catalogue).train()
+    for module in model.items.modules():
+        if isinstance(module, nn.Embedding):
+            module.sparse = sparse
+    trainer = Trainer(model, dataset, catalogue, TrainConfig(batch_tokens=settings.batch_tokens), lambda _: {})
+    taken = []
+    for batch in trainer._batches():
+        began = time.perf_counter()
+        trainer._step(batch)
+        taken.append(time.perf_counter() - began)
+        if len(taken) > settings.steps:
+            break
+    return median(taken[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--users", type=int, default=5_000)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.set_defaults(items=[100_000, 300_000, 1_000_000])
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    results: list[dict[str, Any]] = []
+    for items in settings.items:
+        by_row, whole = (seconds_of_a_step(items, settings, sparse=sparse) for sparse in (True, False))
+        results.append({"items": items, "rows": round(by_row, 4), "whole": round(whole, 4)})
+    table = Table(title=f"Seconds of a step, {settings.batch_tokens:,} tokens, {settings.threads} threads")
+    for column in ("items", "touched rows", "whole table", "ratio"):
+        table.add_column(column, justify="right")
+    for row in results:
+        ratio = row["whole"] / row["rows"]
+        table.add_row(f"{row['items']:,}", f"{row['rows']:.3f}", f"{row['whole']:.3f}", f"{ratio:.2f}")
+    Console(width=100).print(table)
+    hardware = {"machine": platform.machine(), "torch": torch.__version__}
+    print(json.dumps({"benchmark": "tables", **hardware, **vars(settings), "results": results}))
+
+
+if __name__ == "__main__":
+    main()
