@@ -20,13 +20,14 @@ from semid.generative.train import TrainConfig, Trainer, Validate
 from semid.pipeline import evidence
 from semid.progress import Progress
 from semid.ranking import Ranking
+from semid.retrieval.combining import Candidates, rank
 from semid.retrieval.exact import exact_search
 from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_QUERIES = 3000
-VALIDATION_BEAM = 20
+VALIDATION_BEAM = 30
 FUSION_CANDIDATES = 50
 _K = 10
 
@@ -45,8 +46,9 @@ def train_recommender(
 ) -> GenerativeRecommender:
     """Train, keep the weights that are best on validation, fit the weights of the evidence there too, and save.
 
-    Validation is on at most VALIDATION_QUERIES fixed queries; the objective is the mean NDCG@10 of the beams
-    and of exact vector search. The test split is not read. Without validation queries the last epoch counts.
+    Validation is on at most VALIDATION_QUERIES fixed queries; the objective is the mean NDCG@10 of the beams and of
+    exact vector search, the history weighed. The test split is not read. Without validation queries the last epoch
+    counts.
 
     Args:
         out: where the model goes; a checkpoint lies in ``OUT.checkpoint`` while it trains. None saves nothing.
@@ -127,20 +129,16 @@ def usual_target_action(dataset: Dataset, recommender: GenerativeRecommender) ->
 
 def validator(recommender: GenerativeRecommender, queries: Queries | None, action: str) -> Validate:
     """From the model as it stands to its metrics; ``objective`` is what early stopping watches, absent without
-    queries."""
+    queries. Each head is judged as it will answer: with the history weighed."""
 
     def validate(model: Model) -> dict[str, float]:
         if queries is None:
             return {}
         recommender.weights_changed()
-        states = recommender.encode(queries, action)
-        metrics: dict[str, float] = {}
-        if model.config.code_weight > 0:
-            generated = recommender.generate(states, beam=VALIDATION_BEAM, k=_K)
-            metrics["valid_generative_NDCG@10"] = _ndcg(generated, queries)
-        if model.config.contrastive_weight > 0:
-            found = _nearest(recommender, states, _K)
-            metrics["valid_dense_NDCG@10"] = _ndcg(found, queries)
+        metrics = {}
+        for mode, candidates in _by_mode(recommender, queries, action, VALIDATION_BEAM, hybrid=False).items():
+            ranking = rank(candidates, evidence.fit(candidates, queries, mode), _K)
+            metrics[f"valid_{mode}_NDCG@10"] = float(query_metrics(ranking, Targets.of(queries), _K).ndcg.mean())
         return {**metrics, "objective": float(np.mean(list(metrics.values())))}
 
     return validate
@@ -152,30 +150,30 @@ def fitted_weights(
     """By mode, the weights of the evidence that make what came next on validation most probable."""
     if queries is None:
         return {}
-    config = recommender.model.config
-    states = recommender.encode(queries, action)
-    count = min(FUSION_CANDIDATES, len(recommender.candidates))
-    lists, weights = [], {}
+    candidates = _by_mode(recommender, queries, action, FUSION_CANDIDATES, hybrid=True)
+    return {mode: evidence.fit(found, queries, mode) for mode, found in candidates.items()}
+
+
+def _by_mode(
+    recommender: GenerativeRecommender, queries: Queries, action: str, count: int, *, hybrid: bool
+) -> dict[str, Candidates]:
+    """The candidates of each mode whose heads are trained, with their evidence."""
+    config, states = recommender.model.config, recommender.encode(queries, action)
+    count = min(count, len(recommender.candidates))
+    lists: dict[str, Ranking] = {}
     if config.code_weight > 0:
-        lists.append(recommender.generate(states, beam=count, k=count))
-        weights["generative"] = evidence.fit(
-            evidence.of_one(lists[-1], evidence.GENERATIVE, queries), queries, "generative"
-        )
+        lists["generative"] = recommender.generate(states, beam=count, k=count)
     if config.contrastive_weight > 0:
         found = _nearest(recommender, states, count)
-        lists.append(Ranking(found.items, found.scores * float(recommender.model.scale.detach())))
-        weights["ann"] = evidence.fit(evidence.of_one(lists[-1], evidence.DENSE, queries), queries, "ann")
-    if len(lists) == 2:
-        candidates = evidence.of_union(recommender, queries, states, lists, count)
-        weights["hybrid"] = evidence.fit(candidates, queries, "hybrid")
-    return weights
+        lists["ann"] = Ranking(found.items, found.scores * float(recommender.model.scale.detach()))
+    names = {"generative": evidence.GENERATIVE, "ann": evidence.DENSE}
+    candidates = {mode: evidence.of_one(ranking, names[mode], queries) for mode, ranking in lists.items()}
+    if hybrid and len(lists) == 2:
+        candidates["hybrid"] = evidence.of_union(recommender, queries, states, list(lists.values()), count)
+    return candidates
 
 
 def _nearest(recommender: GenerativeRecommender, states: QueryStates, k: int) -> Ranking:
     """The k candidates nearest to each query, by exact search."""
     rows = recommender.candidates
     return exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], k, rows)
-
-
-def _ndcg(ranking: Ranking, queries: Queries) -> float:
-    return float(query_metrics(ranking, Targets.of(queries), _K).ndcg.mean())
