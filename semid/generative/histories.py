@@ -53,6 +53,12 @@ class TokenBatch:
         """The same batch on another device."""
         return TokenBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
+    def split(self, parts: int) -> list["TokenBatch"]:
+        """The rows in up to so many batches, each of which has something to learn."""
+        pieces = [value.tensor_split(min(parts, len(value))) for value in vars(self).values()]
+        batches = [TokenBatch(*columns) for columns in zip(*pieces, strict=True)]
+        return batches if parts == 1 else [batch for batch in batches if bool((batch.targets >= 0).any())]
+
     def last_tokens(self) -> Tensor:
         """(R,) place of the last real token of each row."""
         return (self.segments >= 0).sum(dim=1) - 1

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.generative.code_decoder import CodeTree
 from semid.generative.features import Catalogue
-from semid.generative.histories import BatchBuilder, pack_rows, training_segments
+from semid.generative.histories import BatchBuilder, TokenBatch, pack_rows, training_segments
 from semid.generative.model import Model
 from semid.generative.negatives import NegativeSampler
 from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
@@ -31,6 +32,7 @@ BATCHES_PER_EPOCH = 40
 # How long the code decoder of a large catalogue works with the same item vectors.
 TREE_STEPS = 50
 USUAL_STEPS = 400
+SETTLE_STEPS = 16
 # A resumed run may get more time or patience.
 _FREE_ON_RESUME = ("max_minutes", "patience", "checkpoint_minutes")
 _SAMPLED_SEGMENTS = 20_000
@@ -47,6 +49,7 @@ class TrainConfig:
             400 steps within 10..40 passes.
         max_minutes: be done after this long, the learning rate falling accordingly; 0 for no limit.
         batch_tokens: tokens of a batch, padding included; 0 chooses about 40 batches an epoch within 1024..8192.
+        accumulate: parts of a batch whose gradients are taken one after the other, for less memory.
         learning_rate: peak of all optimisers.
         weight_decay: of matrices.
         warmup_share: share of all steps in which the learning rate rises.
@@ -60,6 +63,7 @@ class TrainConfig:
     epochs: int = 0
     max_minutes: float = 0.0
     batch_tokens: int = 0
+    accumulate: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warmup_share: float = 0.05
@@ -70,8 +74,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.patience < 1 or min(self.epochs, self.batch_tokens, self.max_minutes) < 0:
-            raise InputError("patience must be at least 1; epochs, batch_tokens and max_minutes at least 0.")
+        if min(self.patience, self.accumulate) < 1 or min(self.epochs, self.batch_tokens, self.max_minutes) < 0:
+            raise InputError(
+                "patience and accumulate must be at least 1; epochs, batch_tokens and max_minutes at least 0."
+            )
         if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.warmup_share < 1:
             raise InputError("learning_rate and clip must be above 0, warmup_share between 0 and 1.")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -129,6 +135,9 @@ class Trainer:
         self.rate = 0.0
         self.tree: CodeTree | None = None
         self.state = _Progress()
+        self.unsettled: list[dict[str, Tensor]] = []
+        # Reading a loss makes the host wait for the device.
+        self.settle_steps = 1 if self.device.type == "cpu" else SETTLE_STEPS
         self.best_weights = _copy(model.state_dict())
         profile = "profile" in model.config.features
         segments = training_segments(dataset, model.config.context, profile=profile)
@@ -175,19 +184,22 @@ class Trainer:
         for batch in self._batches():
             if state.batch % TREE_STEPS == 0:
                 self._refresh_tree()
-            for name, value in self._step(batch.to(self.device)).items():
-                state.sums[name] = state.sums.get(name, 0.0) + value
             tokens += int((batch.segments >= 0).sum())
+            self.unsettled.append(self._step(batch.to(self.device)))
             state.step, state.batch = state.step + 1, state.batch + 1
+            if len(self.unsettled) >= self.settle_steps:
+                self._settle()
             state.seconds = spent + time.monotonic() - began
             self.progress(f"epoch {state.epoch + 1}", state.batch, self.steps_per_epoch)
             # A resumed run makes a fresh tree, so it may only start where this one would have done so too.
             repeatable = self.tree is None or state.batch % TREE_STEPS == 0
             if repeatable and time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                self._settle()
                 self._save()
                 saved = time.monotonic()
             if self.config.max_minutes and state.seconds >= 60 * self.config.max_minutes:
                 break
+        self._settle()
         trained = time.monotonic() - began
         self.model.eval()
         metrics = self.validate(self.model)
@@ -219,35 +231,52 @@ class Trainer:
             self.tree = model.code_tree(self.catalogue, model.all_item_vectors(self.catalogue))
             model.train()
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Iterator[TokenBatch]:
         # The order depends on seed and epoch alone, so a resumed epoch goes on where it was.
         rng = np.random.default_rng((self.config.seed, self.state.epoch))
-        return self.builder.epoch(self.row_tokens, self.rows_per_batch, rng, skip=self.state.batch)
+        return _made_ahead(self.builder.epoch(self.row_tokens, self.rows_per_batch, rng, skip=self.state.batch))
 
-    def _step(self, batch: Any) -> dict[str, float]:
+    def _step(self, batch: TokenBatch) -> dict[str, Tensor]:
         total_steps = self.steps_per_epoch * self.epochs
         done = self.state.step
         if self.config.max_minutes:  # whichever ends the training first
             done = max(done, int(total_steps * self.state.seconds / (60 * self.config.max_minutes)))
         self.rate = self.optimizers.set_rate(learning_rate_factor(done, total_steps, self.config.warmup_share))
-        losses = self.model.losses(batch, self.catalogue, self.sampler, self.dtype, self.tree)
-        total = self.model.total(losses)
-        self._require_finite("loss", total)
         self.optimizers.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = clip_gradients(self.model.parameters(), self.config.clip)
-        self._require_finite("norm of the gradient", norm)  # before the step, which would ruin the weights
+        sums: dict[str, Tensor] = {}
+        targets = (batch.targets >= 0).sum()
+        for part in batch.split(self.config.accumulate):
+            losses = self.model.losses(part, self.catalogue, self.sampler, self.dtype, self.tree)
+            losses["total"] = self.model.total(losses)
+            share = (part.targets >= 0).sum() / targets
+            (share * losses["total"]).backward()  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + share * loss.detach()
+        sums["norm"] = clip_gradients(self.model.parameters(), self.config.clip)
         self.optimizers.step()
         for layer in self.model.experts():
             layer.balance()
-        return {"total": total.item(), **{name: loss.item() for name, loss in losses.items()}}
+        return sums
 
-    def _require_finite(self, what: str, value: Tensor) -> None:
-        if not torch.isfinite(value):
-            raise InputError(
-                f"The {what} is {value.item()} at epoch {self.state.epoch + 1}, batch {self.state.batch + 1}: "
-                "use a lower learning rate, or look for extreme values in the embeddings."
-            )
+    def _settle(self) -> None:
+        """Read the losses of the steps since the last time, which waits for the device.
+
+        Raises:
+            InputError: one of them, or of the gradients, is not finite; the checkpoint is of before these steps.
+        """
+        first = self.state.batch - len(self.unsettled) + 1
+        for batch, sums in enumerate(self.unsettled, start=first):
+            values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+            norm = values.pop("norm")
+            for what, value in (("loss", values["total"]), ("norm of the gradient", norm)):
+                if not math.isfinite(value):
+                    raise InputError(
+                        f"The {what} is {value} at epoch {self.state.epoch + 1}, batch {batch}: "
+                        "use a lower learning rate, or look for extreme values in the embeddings."
+                    )
+            for name, value in values.items():
+                self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+        self.unsettled = []
 
     def _judge(self, objective: float | None) -> None:
         state = self.state
@@ -291,6 +320,15 @@ class Trainer:
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.state = _Progress(**artifact.details["progress"])
+
+
+def _made_ahead(batches: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+    """The same, the next one always in the making on another thread."""
+    with ThreadPoolExecutor(1) as worker:
+        following = worker.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = worker.submit(next, batches, None)
+            yield batch
 
 
 def _estimate_rows(lengths: np.ndarray, row_tokens: int) -> int:

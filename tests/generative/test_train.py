@@ -307,6 +307,55 @@ def test_numbers_that_are_not_finite_stop_the_training_and_keep_the_last_checkpo
     assert lasting(healed.run(resume=True)) == lasting(expected)
 
 
+def test_the_host_need_not_wait_for_every_step(cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path) -> None:
+    """As on a GPU: losses are read some steps later, add up to the same, and a broken one still names its batch."""
+    every = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, SHORT, constant)
+    expected = every.run()
+    late = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, SHORT, constant)
+    late.settle_steps = 3
+    assert lasting(late.run()) == lasting(expected)
+    assert equal_weights(late.model.state_dict(), every.model.state_dict())
+
+    config = replace(SHORT, checkpoint_minutes=0.0)
+    sick = Trainer(
+        fresh_model(cycle_catalogue), cycle, cycle_catalogue, config, constant, checkpoint=tmp_path / "run"
+    )
+    sick.settle_steps = 1000
+    per_epoch = every.state.step // 3
+    spoil(sick.model, per_epoch + 2, lambda loss, weight: loss * torch.nan)
+    with pytest.raises(InputError, match="The loss is nan at epoch 2, batch 2"):
+        sick.run()
+    artifact = open_artifact(tmp_path / "run", "checkpoint")
+    assert artifact.details["progress"]["step"] == per_epoch + 1
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(
+    cycle: Dataset, cycle_catalogue: Catalogue, parts: int
+) -> None:
+    def trained(accumulate: int) -> Trainer:
+        model = fresh_model(cycle_catalogue, dropout=0.0, id_dropout=0.0, condition_dropout=0.0)
+        config = replace(SHORT, epochs=1, accumulate=accumulate)
+        trainer = Trainer(model, cycle, cycle_catalogue, config, constant)
+        sums = trainer._step(next(trainer._batches()))
+        trainer.unsettled.append(sums)
+        return trainer
+
+    whole, split = trained(1), trained(parts)
+    for name, value in whole.unsettled[0].items():
+        torch.testing.assert_close(split.unsettled[0][name], value, rtol=1e-4, atol=1e-6)
+    for one, other in zip(whole.model.parameters(), split.model.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_mistake_while_making_batches_is_not_lost(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    trainer = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, SHORT, constant)
+    trainer.builder.build = lambda rows, row_tokens: 1 / 0  # type: ignore[assignment]
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+
+
 def test_training_stops_when_patience_ends_and_returns_the_best(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
     objectives = iter([-3.0, -1.0, -2.0, float("nan"), -1.5, 9.0])
     seen: list[dict[str, Tensor]] = []

@@ -1,0 +1,154 @@
+"""What is each part of the model worth, by validation?
+
+Every variant changes one thing of the default, trains anew and is judged on validation queries, in each mode with the
+history weighed; the test split is not read. Finished runs lie in the work folder and are not repeated.
+
+    python benchmarks/ablation.py $SEMID_DATA/amazon14_beauty $SEMID_DATA/amazon14_sports --seeds 0,1,2
+    python benchmarks/ablation.py $SEMID_DATA/amazon14_beauty --variants 'base,without ids' --record tried.jsonl
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quality import cell, prepared, summarise
+from rich.console import Console
+from rich.table import Table
+
+from semid.data.dataset import Dataset
+from semid.data.splits import SplitConfig
+from semid.generative.model import PRESETS
+from semid.generative.train import TrainConfig
+from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.comparing import compare_modes
+from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
+from semid.pipeline.training import train_recommender
+from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
+
+METRICS = ("HitRate@10", "NDCG@10")
+MODES = ("generative", "ann", "hybrid")
+BANK = {"full_softmax_items": 0}
+# By name: changes of the model, of the training, of the tokenizer.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "base": {},
+    "bank of uniform negatives": {"model": {**BANK, "negatives": (("uniform", 4096),)}},
+    "bank of popular negatives": {"model": {**BANK, "negatives": (("popular", 4096),)}},
+    "bank of recent negatives": {"model": {**BANK, "negatives": (("recent", 4096),)}},
+    "bank of hard and uniform negatives": {"model": {**BANK, "negatives": (("uniform", 2048), ("hard", 2048))}},
+    "bank of the batch alone": {"model": {**BANK, "negatives": ()}},
+    "without ids": {"model": {"without": "id"}},
+    "without codes in the item": {"model": {"without": "codes"}},
+    "without content in the item": {"model": {"without": "content"}},
+    "without columns": {"model": {"without": "fields"}},
+    "without time": {"model": {"without": "time"}},
+    "without dropping ids": {"model": {"id_dropout": 0.0}},
+    "code loss weighs 0.25": {"model": {"code_weight": 0.25}},
+    "code loss weighs 1": {"model": {"code_weight": 1.0}},
+    "without item vectors in the code decoder": {"model": {"node_vector_items": 0}},
+    "codes of content alone": {"tokenizer": {"behaviour": ()}},
+    "AdamW alone": {"train": {"optimizer": "adamw"}},
+    "dropout 0.2": {"model": {"dropout": 0.2}},
+    "dropout 0.4": {"model": {"dropout": 0.4}},
+    "without weight decay": {"train": {"weight_decay": 0.0}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0])
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS), metavar="NAME,…")
+    parser.add_argument("--queries", type=int, default=6000, help="validation queries that are judged")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--record", type=Path, help="append one JSON line a variant there")
+    arguments = parser.parse_args()
+    results = []
+    for source in arguments.datasets:
+        dataset = prepared(source, arguments.work / source.name, SplitConfig.protocol)
+        for name in arguments.variants:
+            runs = [run(dataset, source.name, name, seed, arguments) for seed in arguments.seeds]
+            results.append({"set": source.name, "variant": name, "runs": runs, "summary": summarise(runs)})
+        show([result for result in results if result["set"] == source.name])
+    if arguments.record:
+        with arguments.record.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(recorded(result, arguments.seeds)) + "\n" for result in results)
+    print(json.dumps({"benchmark": "ablation", "seeds": arguments.seeds, "results": results}))
+
+
+def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One variant with one seed: metrics by mode, and the minutes it took."""
+    folder = arguments.work / name / f"seed{seed}"
+    path = folder / f"{variant.replace(' ', '-')}.json"
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+    changes = VARIANTS[variant]
+    tokenizer = fitted(dataset, folder, seed, changes.get("tokenizer", {}))
+    wanted = dict(changes.get("model", {}))
+    config = PRESETS["small"]
+    if "without" in wanted:
+        left_out = wanted.pop("without")
+        wanted["features"] = tuple(feature for feature in config.features if feature != left_out)
+    train = TrainConfig(seed=seed, max_minutes=30.0, **changes.get("train", {}))
+    place = folder / path.stem
+    recommender = train_recommender(
+        dataset,
+        tokenizer,
+        replace(config, **wanted),
+        train,
+        place,
+        resume=place.with_name(f"{place.name}.checkpoint").exists(),
+    )
+    history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    answerer = Answerer(recommender, AnswerConfig(k=10, beam=50, fallback=False))
+    compared = compare_modes(answerer, dataset, "valid", ks=(10,), max_queries=arguments.queries).modes
+    result = {
+        "seed": seed,
+        "modes": {mode: {metric: compared[mode][metric] for metric in METRICS} for mode in MODES if mode in compared},
+        "minutes": round(history[-1]["seconds"] / 60, 1),
+        "best_epoch": history[-1]["best_epoch"],
+        "tokens_per_second": history[-1]["tokens_per_second"],
+    }
+    path.write_text(json.dumps(result))
+    return result
+
+
+def fitted(dataset: Dataset, folder: Path, seed: int, changes: dict[str, Any]) -> SemanticIdTokenizer:
+    """The tokenizer of a seed, made on first use."""
+    place = folder / ("tokenizer" + "".join(f"-{name}" for name in changes))
+    if not (place / "config.json").exists():
+        names = tuple(name for name in dataset.embeddings if not name.startswith("cf_"))
+        chosen = chosen_embeddings(dataset, names, changes.get("behaviour"))
+        return fit_tokenizer(dataset, TokenizerConfig(**chosen, seed=seed), place)
+    return SemanticIdTokenizer.load(place)
+
+
+def recorded(result: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
+    """One line for the record of all that was tried."""
+    return {
+        "set": result["set"],
+        "split": "valid",
+        "seeds": seeds,
+        "metric": "NDCG@10, history weighed",
+        "variant": result["variant"],
+        "changes": VARIANTS[result["variant"]],
+        "values": {mode: metrics["NDCG@10"][0] for mode, metrics in result["summary"].items()},
+    }
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """NDCG@10 of every variant in every mode."""
+    table = Table(title=f"{results[0]['set']}: NDCG@10 on validation")
+    for column in ("variant", *MODES, "minutes"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for result in results:
+        cells = [cell(*result["summary"][mode]["NDCG@10"]) if mode in result["summary"] else "–" for mode in MODES]
+        minutes = sum(run["minutes"] for run in result["runs"]) / len(result["runs"])
+        table.add_row(result["variant"], *cells, f"{minutes:.1f}")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
