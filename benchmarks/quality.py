@@ -153,7 +153,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
 def baselines(dataset: Dataset, queries: Queries, recommender: GenerativeRecommender) -> dict[str, Ranking]:
     """item-kNN; SASRec by its cosines alone, and with the history weighed as our own modes do."""
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), factory="Flat"))
-    states, _ = answerer.encode(queries)
+    states = answerer.encode(queries)
     rows = dataset.candidates
     nearest = exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], max(KS), rows)
     return {

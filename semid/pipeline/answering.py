@@ -8,12 +8,13 @@ import numpy as np
 
 from semid.data.events import Queries
 from semid.errors import InputError
-from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
+from semid.generative.recommender import GenerativeRecommender, QueryStates
 from semid.pipeline import evidence
+from semid.pipeline.evidence import Past
 from semid.ranking import Ranking
 from semid.retrieval.ann import AnnIndex
 from semid.retrieval.combining import rank
-from semid.retrieval.hybrid import fill
+from semid.retrieval.hybrid import union
 
 MODES = ("generative", "ann", "hybrid")
 USUAL_ACTION = "usual"
@@ -29,7 +30,7 @@ class AnswerConfig:
         filter_seen: leave out what is in the history.
         action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
         factory: Faiss factory string of the ANN index.
-        fallback: fill short generated lists by ANN in mode ``generative``.
+        fallback: where the beams find fewer than k items, let those that ANN finds join them in mode ``generative``.
     """
 
     k: int = 10
@@ -80,17 +81,14 @@ class Answerer:
 
     def index_recall(self, queries: Queries) -> float:
         """Share of the k items nearest to each query, by exact search, that the index finds."""
-        states, _ = self.encode(queries)
+        states = self.encode(queries)
         vectors = self.recommender.item_vectors[self.recommender.candidates]
         return self.index.recall_against_exact(self.recommender.query_vectors(states), vectors, self.config.k)
 
-    def encode(self, queries: Queries) -> tuple[QueryStates, np.ndarray | None]:
-        """States of the queries, and the items to leave out."""
+    def encode(self, queries: Queries) -> QueryStates:
+        """States of the queries."""
         action = self.config.action
-        if action == USUAL_ACTION:
-            action = self.recommender.usual_action
-        states = self.recommender.encode(queries, action)
-        return states, seen_items(queries) if self.config.filter_seen else None
+        return self.recommender.encode(queries, self.recommender.usual_action if action == USUAL_ACTION else action)
 
     def answer(self, queries: Queries, mode: str) -> Answer:
         """The top k of each query in one of MODES; see :meth:`answers`."""
@@ -103,54 +101,54 @@ class Answerer:
             InputError: an unknown mode or action, or a query without history.
         """
         check_modes(modes)
-        states, seen = self.encode(queries)
+        states = self.encode(queries)
+        past = Past.of(queries, self.recommender.candidates, filter_seen=self.config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
-        return {mode: ways[mode](queries, states, seen) for mode in modes}
+        return {mode: ways[mode](queries, states, past) for mode in modes}
 
-    def _by_codes(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        k = self.config.k
-        generated = self._ranked_anew(queries, self._generated(states, seen), "generative", evidence.GENERATIVE).top(
-            k
-        )
-        if not self.config.fallback:
-            return Answer(generated)
-        short = generated.items[:, k - 1] < 0
-        if not short.any():
-            return Answer(generated, short)
-        filled = fill(generated, self._nearest(queries, states, seen, 2 * k), k)
-        return Answer(filled.ranking, filled.filled > 0)
+    def _by_codes(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
+        found = self._generated(states, past)
+        short = found.items[:, self.config.k - 1] < 0
+        if self.config.fallback and short.any():
+            found = self._with_nearest(states, past, found, short)
+        generated = self._judged(queries, states, past, found, "generative", evidence.GENERATIVE)
+        return Answer(generated.top(self.config.k), short if self.config.fallback else None)
 
-    def _by_vectors(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        return Answer(self._nearest(queries, states, seen, self.config.beam).top(self.config.k))
+    def _with_nearest(self, states: QueryStates, past: Past, found: Ranking, short: np.ndarray) -> Ranking:
+        """What was generated and, where that is short, what the index finds, by the probability of its codes."""
+        nearest = self._retrieved(states, past, self.config.k)
+        items = union([found, Ranking(np.where(short[:, None], nearest.items, -1), nearest.scores)])
+        return Ranking(items, self.recommender.code_scores(states, items), found.bound)
 
-    def _by_both(self, queries: Queries, states: QueryStates, seen: np.ndarray | None) -> Answer:
-        generated = self._generated(states, seen)
-        lists = [generated, self._retrieved(states, seen, self.config.beam)]
-        candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, seen)
+    def _by_vectors(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
+        found = self._retrieved(states, past, self.config.beam)
+        return Answer(self._judged(queries, states, past, found, "ann", evidence.DENSE).top(self.config.k))
+
+    def _by_both(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
+        generated = self._generated(states, past)
+        lists = [generated, self._retrieved(states, past, self.config.beam)]
+        candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, past)
         short = generated.items[:, self.config.k - 1] < 0
         return Answer(rank(candidates, self._weights("hybrid"), self.config.k), short)
 
-    def _nearest(self, queries: Queries, states: QueryStates, seen: np.ndarray | None, count: int) -> Ranking:
-        """What the index finds, ranked by all that mode ``ann`` looks at."""
-        return self._ranked_anew(queries, self._retrieved(states, seen, count), "ann", evidence.DENSE)
-
-    def _ranked_anew(self, queries: Queries, found: Ranking, mode: str, name: str) -> Ranking:
-        """The items of a list by all that a mode looks at; their scores there are the evidence of that name."""
+    def _judged(
+        self, queries: Queries, states: QueryStates, past: Past, found: Ranking, mode: str, name: str
+    ) -> Ranking:
+        """What was found and the past, ranked by all that a mode looks at."""
         weights = self._weights(mode)
-        ranking = rank(evidence.of_one(found, name, queries), weights, found.items.shape[1])
+        candidates = evidence.of_one(self.recommender, queries, states, found, name, past)
+        ranking = rank(candidates, weights, candidates.items.shape[1])
         if found.bound is None:
             return ranking
-        return replace(ranking, bound=evidence.bound_of_others(found.bound, name, weights))
+        bound = evidence.bound_of_others(self.recommender, found.bound, name, weights, past)
+        return replace(ranking, bound=bound)
 
     def _weights(self, mode: str) -> Mapping[str, float]:
         return self.recommender.weights.get(mode, evidence.PRIOR[mode])
 
-    def _generated(self, states: QueryStates, seen: np.ndarray | None) -> Ranking:
+    def _generated(self, states: QueryStates, past: Past) -> Ranking:
         beam = self.config.beam
-        return self.recommender.generate(states, beam=beam, k=beam, seen=seen)
+        return self.recommender.generate(states, beam=beam, k=beam, seen=past.items)
 
-    def _retrieved(self, states: QueryStates, seen: np.ndarray | None, count: int) -> Ranking:
-        """What the index finds, scored as the dense head does."""
-        scale = float(self.recommender.model.scale.detach())
-        found = self.index.search(self.recommender.query_vectors(states), count, seen)
-        return Ranking(found.items, found.scores * scale, None if found.bound is None else found.bound * scale)
+    def _retrieved(self, states: QueryStates, past: Past, count: int) -> Ranking:
+        return self.index.search(self.recommender.query_vectors(states), count, past.items)

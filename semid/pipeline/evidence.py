@@ -5,12 +5,13 @@ users take an item again is learned that way too: nothing is filtered.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from semid.data.events import Queries
 from semid.data.transitions import ages
-from semid.generative.recommender import GenerativeRecommender, QueryStates
+from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
 from semid.ranking import Ranking
 from semid.retrieval.combining import Candidates, fit_weights
 from semid.retrieval.hybrid import union
@@ -24,15 +25,59 @@ PRIOR: Mapping[str, Mapping[str, float]] = {
     "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_HISTORY},
 }
 _POSITIVE = (GENERATIVE, DENSE, TRANSITION)
+# Most items of a history that are judged again.
+MOST_AGAIN = 20
 # Strengths of transitions count by their logarithm, from a strength of one in so many on.
 _STRENGTH = 20.0
 
 
-def of_one(ranking: Ranking, name: str, queries: Queries) -> Candidates:
-    """The items of one ranking, whose scores are the evidence of that name, with that of the history."""
-    order = np.argsort(np.where(ranking.items < 0, np.iinfo(np.int64).max, ranking.items), axis=1, kind="stable")
-    items = np.take_along_axis(ranking.items, order, axis=1)
-    scores = np.take_along_axis(ranking.scores, order, axis=1).astype(np.float64)
+@dataclass(frozen=True, eq=False)
+class Past:
+    """The histories of Q queries, which searches leave out so that they do not fill their lists with it.
+
+    Attributes:
+        items: (Q, S) all items of them, -1 padded.
+        again: (Q, R) those that are judged beside what a search finds, -1 padded.
+        all_judged: (Q,) bool, whether no other item of the history could be recommended.
+    """
+
+    items: np.ndarray
+    again: np.ndarray
+    all_judged: np.ndarray
+
+    @staticmethod
+    def of(queries: Queries, candidates: np.ndarray, *, filter_seen: bool = False) -> "Past":
+        """Judge the latest different candidates of each history again; none if what was seen is left out."""
+        items = seen_items(queries)
+        if filter_seen:
+            return Past(items, items[:, :0], np.ones(len(queries), bool))
+        possible = np.where(np.isin(items, candidates), items, -1)
+        order = np.argsort(np.where(possible < 0, np.inf, ages(queries, possible)), axis=1, kind="stable")
+        latest_first = np.take_along_axis(possible, order, axis=1)
+        repeated = np.zeros(items.shape, bool)
+        repeated[:, 1:] = latest_first[:, 1:] == latest_first[:, :-1]  # equal items have equal ages
+        different = np.where(repeated, -1, latest_first)
+        different = np.take_along_axis(different, np.argsort(different < 0, axis=1, kind="stable"), axis=1)
+        return Past(items, different[:, :MOST_AGAIN], np.asarray((different[:, MOST_AGAIN:] < 0).all(axis=1)))
+
+
+def of_one(
+    recommender: GenerativeRecommender, queries: Queries, states: QueryStates, found: Ranking, name: str, past: Past
+) -> Candidates:
+    """What a search found, and the past, with the evidence of one head and that of the history.
+
+    Args:
+        found: its scores are log-probabilities of codes, or cosines.
+        name: of the head's evidence.
+    """
+    if name == DENSE:
+        judged, factor = recommender.dense_scores(states, past.again), _scale(recommender)
+    else:
+        judged, factor = recommender.code_scores(states, past.again), 1.0
+    items = np.concatenate([found.items, past.again], axis=1)
+    scores = np.concatenate([found.scores * factor, judged], axis=1).astype(np.float64)
+    order = np.argsort(np.where(items < 0, np.iinfo(np.int64).max, items), axis=1, kind="stable")
+    items, scores = np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
     return Candidates(items=items, evidence={name: scores, **_of_history(queries, items)})
 
 
@@ -42,18 +87,18 @@ def of_union(
     states: QueryStates,
     rankings: Sequence[Ranking],
     followers: int,
-    seen: np.ndarray | None = None,
+    past: Past,
 ) -> Candidates:
-    """All items of several rankings of the same queries with all evidence: none is judged by half of it.
+    """All items of several rankings, and the past, with all evidence: none is judged by half of it.
 
     Args:
         followers: how many of the items that most often follow the history join them.
-        seen: (Q, S) item rows to leave out among these, -1 padded.
     """
     after = None if recommender.transitions is None else recommender.transitions.after(queries)
+    lists = [*rankings, Ranking(past.again, np.zeros(past.again.shape, np.float32))]
     if after is not None:
-        rankings = [*rankings, _unseen(after.best(followers, recommender.candidates), seen)]
-    items = union(rankings)
+        lists.append(_unseen(after.best(followers, recommender.candidates), past.items))
+    items = union(lists)
     transition = np.zeros(items.shape) if after is None else np.log1p(_STRENGTH * after.of(items).astype(np.float64))
     heads = {
         GENERATIVE: recommender.code_scores(states, items).astype(np.float64),
@@ -62,9 +107,11 @@ def of_union(
     return Candidates(items=items, evidence={**heads, TRANSITION: transition, **_of_history(queries, items)})
 
 
-def _unseen(ranking: Ranking, seen: np.ndarray | None) -> Ranking:
-    if seen is None:
-        return ranking
+def _scale(recommender: GenerativeRecommender) -> float:
+    return float(recommender.model.scale.detach())
+
+
+def _unseen(ranking: Ranking, seen: np.ndarray) -> Ranking:
     hidden = (ranking.items[:, :, None] == seen[:, None, :]).any(axis=2)
     return Ranking(np.where(hidden, -1, ranking.items), ranking.scores)
 
@@ -76,11 +123,17 @@ def fit(candidates: Candidates, queries: Queries, mode: str) -> dict[str, float]
     return fit_weights(candidates, targets, PRIOR[mode], positive=_POSITIVE)
 
 
-def bound_of_others(bound: np.ndarray, name: str, weights: Mapping[str, float]) -> np.ndarray:
-    """Most that an item may score whose evidence of that name is at most ``bound``. (Q,)"""
-    again = max(0.0, weights[REPEAT], weights[REPEAT] + weights[RECENCY])  # a recency lies between 0 and 1
-    most: np.ndarray = weights[name] * np.maximum(bound, np.finfo(np.float32).min) + again  # no 0 · -inf
-    return most
+def bound_of_others(
+    recommender: GenerativeRecommender, bound: np.ndarray, name: str, weights: Mapping[str, float], past: Past
+) -> np.ndarray:
+    """Most that an item may score that is neither found nor of the past that is judged. (Q,)
+
+    Args:
+        bound: (Q,) most that the search's score of such an item may be.
+    """
+    weight = weights[name] * (_scale(recommender) if name == DENSE else 1.0)
+    most = weight * np.maximum(bound.astype(np.float64), np.finfo(np.float32).min)  # no 0 · -inf
+    return np.where(past.all_judged, most, np.inf)
 
 
 def _of_history(queries: Queries, items: np.ndarray) -> dict[str, np.ndarray]:

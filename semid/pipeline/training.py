@@ -15,9 +15,10 @@ from semid.data.transitions import Transitions
 from semid.evaluation.metrics import Targets, query_metrics
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
-from semid.generative.recommender import ANY_ACTION, GenerativeRecommender, QueryStates
+from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
 from semid.generative.train import TrainConfig, Trainer, Validate
 from semid.pipeline import evidence
+from semid.pipeline.evidence import Past
 from semid.progress import Progress
 from semid.ranking import Ranking
 from semid.retrieval.combining import Candidates, rank
@@ -159,21 +160,19 @@ def _by_mode(
 ) -> dict[str, Candidates]:
     """The candidates of each mode whose heads are trained, with their evidence."""
     config, states = recommender.model.config, recommender.encode(queries, action)
-    count = min(count, len(recommender.candidates))
+    rows, past = recommender.candidates, Past.of(queries, recommender.candidates)
+    count = min(count, len(rows))
     lists: dict[str, Ranking] = {}
     if config.code_weight > 0:
-        lists["generative"] = recommender.generate(states, beam=count, k=count)
+        lists["generative"] = recommender.generate(states, beam=count, k=count, seen=past.items)
     if config.contrastive_weight > 0:
-        found = _nearest(recommender, states, count)
-        lists["ann"] = Ranking(found.items, found.scores * float(recommender.model.scale.detach()))
+        vectors = recommender.query_vectors(states)
+        lists["ann"] = exact_search(vectors, recommender.item_vectors[rows], count, rows, past.items)
     names = {"generative": evidence.GENERATIVE, "ann": evidence.DENSE}
-    candidates = {mode: evidence.of_one(ranking, names[mode], queries) for mode, ranking in lists.items()}
+    candidates = {
+        mode: evidence.of_one(recommender, queries, states, ranking, names[mode], past)
+        for mode, ranking in lists.items()
+    }
     if hybrid and len(lists) == 2:
-        candidates["hybrid"] = evidence.of_union(recommender, queries, states, list(lists.values()), count)
+        candidates["hybrid"] = evidence.of_union(recommender, queries, states, list(lists.values()), count, past)
     return candidates
-
-
-def _nearest(recommender: GenerativeRecommender, states: QueryStates, k: int) -> Ranking:
-    """The k candidates nearest to each query, by exact search."""
-    rows = recommender.candidates
-    return exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], k, rows)

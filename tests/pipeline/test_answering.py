@@ -5,7 +5,7 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
-from semid.generative.recommender import GenerativeRecommender
+from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
 from semid.pipeline.answering import AnswerConfig, Answerer
 
 
@@ -96,10 +96,13 @@ def test_seen_items_are_left_out_in_every_mode(recommender, queries):
             assert not set(row.tolist()) & set(queries.log.items[start:end].tolist())
 
 
-def test_what_the_beams_leave_short_is_filled_and_told(recommender, queries, monkeypatch):
-    monkeypatch.setattr(recommender, "weights", {})
+def test_where_beams_are_short_nearest_items_join_and_are_judged_alike(recommender, queries, monkeypatch):
+    weights = {"generative": 1.0, "repeat": -50.0, "recency": 0.0}
+    monkeypatch.setattr(recommender, "weights", {"generative": weights})
     plain = Answerer(recommender, AnswerConfig(k=5, beam=5)).answer(queries, "generative")
-    retrieved = Answerer(recommender, AnswerConfig(k=10, beam=10)).answer(queries, "ann").ranking.items
+    states = recommender.encode(queries, recommender.usual_action)
+    index = Answerer(recommender, AnswerConfig(k=5, beam=5)).index
+    nearest = index.search(recommender.query_vectors(states), 5, seen_items(queries)).items
     whole = recommender.generate
 
     def cut_short(*arguments, **options):
@@ -113,11 +116,15 @@ def test_what_the_beams_leave_short_is_filled_and_told(recommender, queries, mon
     untouched = [row for row in range(20) if row not in (3, 4)]
     np.testing.assert_array_equal(answer.ranking.items[untouched], plain.ranking.items[untouched])
     for row in (3, 4):
-        own = plain.ranking.items[row, :2].tolist()
-        assert answer.ranking.items[row].tolist() == own + [i for i in retrieved[row].tolist() if i not in own][:3]
+        possible = np.union1d(plain.ranking.items[row, :2], nearest[row])
+        scores = recommender.code_scores(QueryStates(states.states[row : row + 1]), possible[None])[0]
+        assert answer.ranking.items[row].tolist() == possible[np.argsort(-scores)][:5].tolist()
     unfilled = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=False)).answer(queries, "generative")
     assert unfilled.fallback is None
-    assert (unfilled.ranking.items[3:5, 2:] == -1).all()
+    past = [queries.log.items[queries.start[row] : queries.end[row]] for row in (3, 4)]
+    assert all(
+        set(unfilled.ranking.items[row, 2:]) <= {-1, *history} for row, history in zip((3, 4), past, strict=True)
+    )
 
 
 def test_the_wanted_action_changes_the_answer(recommender, queries):

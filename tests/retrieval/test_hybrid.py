@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as npst
 
 from semid.errors import InputError
 from semid.ranking import Ranking
-from semid.retrieval.hybrid import fill, union
+from semid.retrieval.hybrid import union
 
 
 def ranking(items: list[list[int]], scores: list[list[float]] | None = None) -> Ranking:
@@ -34,47 +34,8 @@ def test_union_equals_sets(first: np.ndarray, second: np.ndarray) -> None:
         assert row == expected + [-1] * (items.shape[1] - len(expected))
 
 
-def test_fallback_by_hand() -> None:
-    generated = Ranking(
-        np.array([[7, 8, 9], [5, -1, -1], [-1, -1, -1], [1, 2, -1]]),
-        np.array([[-1, -2, -3], [-4, -np.inf, -np.inf], [-np.inf] * 3, [-1, -2, -np.inf]], np.float32),
-        np.array([-3, -np.inf, -np.inf, -1.5], np.float32),
-    )
-    retrieved = ranking(
-        [[1, 2, 3, 4], [5, 6, 7, 8], [3, 2, 1, 0], [2, 1, -1, -1]],
-        [[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0, 0]],
-    )
-    result = fill(generated, retrieved, 3)
-    assert result.ranking.items.tolist() == [[7, 8, 9], [5, 6, 7], [3, 2, 1], [1, 2, -1]]
-    assert result.filled.tolist() == [0, 2, 3, 0]
-    assert result.ranking.exact is not None
-    assert result.ranking.exact.tolist() == [True, False, False, False]
-    np.testing.assert_allclose(result.ranking.scores[1], [-4, -5.1, -5.2], rtol=1e-6)
-    np.testing.assert_allclose(result.ranking.scores[2], [-1, -1.1, -1.2], rtol=1e-6)
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_filled_lists_are_the_generated_ones_followed_by_fresh_retrieved_ones(data: st.DataObject) -> None:
-    k = data.draw(st.integers(1, 6))
-    lists = st.lists(st.integers(0, 9), max_size=5, unique=True)
-    own, other = (data.draw(st.lists(lists, min_size=3, max_size=3)) for _ in range(2))
-    padded = [[row + [-1] * (5 - len(row)) for row in rows] for rows in (own, other)]
-    result = fill(ranking(padded[0]), ranking(padded[1]), k)
-    for row, scores, a, b in zip(result.ranking.items.tolist(), result.ranking.scores, own, other, strict=True):
-        expected = (a[:k] + [i for i in b if i not in a[:k]])[:k]
-        assert row == expected + [-1] * (k - len(expected))
-        assert (np.isfinite(scores) == (np.array(row) >= 0)).all()
-        assert (np.diff(scores[: len(expected)]) <= 0).all()
-
-
-def test_bad_input() -> None:
-    one, two = ranking([[1]]), ranking([[1], [2]])
-    with pytest.raises(InputError, match="lengths are: 1, 2"):
-        union([one, two])
-    with pytest.raises(InputError, match="lengths are: none"):
+def test_rankings_of_other_queries_or_none() -> None:
+    with pytest.raises(InputError, match="their lengths are: 1, 2"):
+        union([ranking([[1]]), ranking([[1], [2]])])
+    with pytest.raises(InputError, match="their lengths are: none"):
         union([])
-    with pytest.raises(InputError, match="1 generated but 2 retrieved"):
-        fill(one, two, 1)
-    with pytest.raises(InputError, match="at least 1"):
-        fill(one, one, 0)
