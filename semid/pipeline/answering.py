@@ -73,6 +73,13 @@ class Answerer:
     def __init__(self, recommender: GenerativeRecommender, config: AnswerConfig) -> None:
         self.recommender, self.config = recommender, config
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Those of MODES whose heads were trained."""
+        config = self.recommender.model.config
+        heads = {"generative": config.code_weight > 0, "ann": config.contrastive_weight > 0}
+        return tuple(mode for mode in MODES if heads.get(mode, all(heads.values())))
+
     @cached_property
     def index(self) -> AnnIndex:
         """The candidates' vectors."""
@@ -98,9 +105,15 @@ class Answerer:
         """The top k of each query in several of MODES, from one pass over the histories.
 
         Raises:
-            InputError: an unknown mode or action, or a query without history.
+            InputError: an unknown mode or action, a mode the model was not trained for, or a query without history.
         """
         check_modes(modes)
+        untrained = [mode for mode in modes if mode not in self.modes]
+        if untrained:
+            raise InputError(
+                f"This model was not trained for mode {untrained[0]!r}: use {', '.join(self.modes)}, or train one "
+                "with both losses."
+            )
         states = self.encode(queries)
         past = Past.of(queries, self.recommender.candidates, filter_seen=self.config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
@@ -109,7 +122,7 @@ class Answerer:
     def _by_codes(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
         found = self._generated(states, past)
         short = found.items[:, self.config.k - 1] < 0
-        if self.config.fallback and short.any():
+        if self.config.fallback and short.any() and "ann" in self.modes:
             found = self._with_nearest(states, past, found, short)
         generated = self._judged(queries, states, past, found, "generative", evidence.GENERATIVE)
         return Answer(generated.top(self.config.k), short if self.config.fallback else None)

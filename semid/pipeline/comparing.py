@@ -54,7 +54,7 @@ def compare_modes(
     if not any(dataset.action_weights[action] for action in np.unique(queries.target_actions) if action >= 0):
         targets = None  # nothing but exposures, say: then every target counts the same
     modes = {POPULARITY: _popularity(dataset, queries, answerer)}
-    for mode in _trained(answerer):
+    for mode in answerer.modes:
         modes[mode] = _judged(answerer, queries, mode, progress or silent)
     comparison = compare(
         queries,
@@ -68,14 +68,6 @@ def compare_modes(
         sample = queries.select(np.arange(min(_RECALL_QUERIES, len(queries))))
         comparison.modes["ann"][f"RecallOfExact@{answerer.config.k}"] = answerer.index_recall(sample)
     return comparison
-
-
-def _trained(answerer: Answerer) -> tuple[str, ...]:
-    """The modes whose heads were trained."""
-    config = answerer.recommender.model.config
-    generative = ("generative",) if config.code_weight > 0 else ()
-    ann = ("ann",) if config.contrastive_weight > 0 else ()
-    return (*generative, *ann, *(("hybrid",) if generative and ann else ()))
 
 
 def _popularity(dataset: Dataset, queries: Queries, answerer: Answerer) -> ModeResult:

@@ -1,5 +1,7 @@
 """Every mode against brute force over all candidates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -148,3 +150,16 @@ def test_wrong_settings():
 def test_unknown_mode(recommender, queries):
     with pytest.raises(InputError, match="Unknown mode 'best': use one or more of generative, ann, hybrid"):
         Answerer(recommender, AnswerConfig()).answer(queries, "best")
+
+
+@pytest.mark.parametrize(
+    ("off", "trained", "refused"),
+    [("code_weight", ("ann",), "hybrid"), ("contrastive_weight", ("generative",), "ann")],
+)
+def test_a_mode_without_its_head_is_refused(recommender, queries, monkeypatch, off, trained, refused):
+    monkeypatch.setattr(recommender.model, "config", replace(recommender.model.config, **{off: 0.0}))
+    answerer = Answerer(recommender, AnswerConfig(k=5, beam=5))
+    assert answerer.modes == trained
+    with pytest.raises(InputError, match=f"not trained for mode '{refused}': use {trained[0]}, or train"):
+        answerer.answer(queries, refused)
+    assert (answerer.answer(queries, trained[0]).ranking.items >= 0).all()
