@@ -26,7 +26,6 @@ from semid.generative.losses import equal_pairs, softmax_loss
 from semid.generative.optim import matrix_dtype
 
 _CHUNK_ROWS = 64
-_MIB = 2**20
 
 
 def naive(states: Tensor, bank: Tensor, scale: Tensor, rows: Tensor, log_expected: Tensor) -> Tensor:
@@ -108,12 +107,12 @@ def measured(arguments: tuple[str, int, argparse.Namespace]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--positions", type=int, default=2048)
+    parser.add_argument("--positions", type=int, default=1024)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--negatives", type=lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--most-stored", type=float, default=8.0, help="GiB of logits up to which they are stored")
+    parser.add_argument("--most-stored", type=float, default=10.0, help="GiB of logits up to which they are stored")
     parser.set_defaults(negatives=[1_000, 10_000, 100_000, 400_000])
     settings = parser.parse_args()
     results = []

@@ -28,7 +28,7 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer
 logger = logging.getLogger(__name__)
 
 VALIDATION_QUERIES = 3000
-VALIDATION_BEAM = 30
+VALIDATION_BEAM = 20
 FUSION_CANDIDATES = 50
 _K = 10
 
