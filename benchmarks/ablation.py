@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "code loss weighs 1": {"model": {"code_weight": 1.0}},
     "without item vectors in the code decoder": {"model": {"node_vector_items": 0}},
     "codes of content alone": {"tokenizer": {"behaviour": ()}},
-    "AdamW alone": {"train": {"optimizer": "adamw"}},
+    "Muon": {"train": {"optimizer": "muon"}},
     "dropout 0.2": {"model": {"dropout": 0.2}},
     "dropout 0.4": {"model": {"dropout": 0.4}},
     "without weight decay": {"train": {"weight_decay": 0.0}},

@@ -14,18 +14,19 @@ _BETAS = (0.9, 0.98)
 class Optimizers:
     """Each weight with the optimiser that suits it, stepping together.
 
-    Hidden matrices, those of blocks and of the item tower, take orthogonalised steps by Muon (Jordan et al. 2024), as
-    large as those of AdamW would be (arXiv 2502.16982). Tables whose gradients are sparse take steps of Adam in the
-    rows that a batch touched, and only there. Everything else has AdamW (arXiv 1711.05101). Matrices decay; embedding
-    tables, norms and biases do not.
+    Tables whose gradients are sparse take steps of Adam in the rows that a batch touched, and only there. With Muon,
+    hidden matrices, those of blocks and of the item tower, take orthogonalised steps (Jordan et al. 2024) as large as
+    those of AdamW would be (arXiv 2502.16982). Everything else has AdamW (arXiv 1711.05101). Matrices decay;
+    embedding tables, norms and biases do not.
 
     Args:
         model: its gradients are read.
         learning_rate: peak, for all of them.
         weight_decay: of matrices.
+        muon: whether hidden matrices have Muon.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
+    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float, *, muon: bool = False) -> None:
         self.learning_rate = learning_rate
         self.names = {id(weight): name for name, weight in model.named_parameters()}
         weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -33,7 +34,7 @@ class Optimizers:
         tables = {id(module.weight) for module in embeddings}
         by_row = {id(module.weight) for module in embeddings if module.sparse}
         matrices = [weight for weight in weights if weight.ndim == 2 and id(weight) not in tables]
-        hidden = [weight for weight in matrices if _is_hidden(self.names[id(weight)])]
+        hidden = [weight for weight in matrices if muon and _is_hidden(self.names[id(weight)])]
         inside = {id(weight) for weight in hidden}
         groups = [
             {"params": [weight for weight in matrices if id(weight) not in inside], "weight_decay": weight_decay},
