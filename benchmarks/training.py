@@ -73,7 +73,9 @@ def dataset_of(rows: list[np.ndarray], items: int) -> Dataset:
     )
 
 
-def ours(name: str, config: ModelConfig, rows: list[np.ndarray], settings: argparse.Namespace) -> System:
+def ours(
+    name: str, config: ModelConfig, rows: list[np.ndarray], settings: argparse.Namespace, precision: str
+) -> System:
     """A step of the trainer itself."""
     dataset = dataset_of(rows, settings.items)
     levels = (settings.items // 64 + 1, 8, 8)
@@ -84,7 +86,7 @@ def ours(name: str, config: ModelConfig, rows: list[np.ndarray], settings: argpa
     torch.manual_seed(0)
     config = replace(config, full_softmax_items=settings.items).restricted_to(catalogue.available())
     model = Model(config, catalogue).to(settings.device).train()
-    train = TrainConfig(batch_tokens=settings.batch_tokens, precision=settings.precision, epochs=1000)
+    train = TrainConfig(batch_tokens=settings.batch_tokens, precision=precision, epochs=1000)
     trainer = Trainer(model, dataset, catalogue, train, lambda _: {})
 
     def batches() -> Iterator[Any]:
@@ -253,8 +255,9 @@ def main() -> None:
     config = ModelConfig.sized(settings.dial)
     alone = replace(config, features=("id",), code_weight=0.0)
     systems = [
-        ours("semid, the same job", alone, rows, settings),
-        ours("semid, content, codes and both heads", config, rows, settings),
+        ours("semid, the same job", alone, rows, settings, settings.precision),
+        ours("semid, content, codes and both heads", config, rows, settings, settings.precision),
+        replace(ours("semid, the same job, float32", alone, rows, settings, "float32"), flops=None),
     ]
     if not settings.alone:
         systems.append(llama(config, rows, settings))
