@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 # Entries of the logits held at one time: 8 MB of float32, small enough to stay in cache.
 _CHUNK_ELEMENTS = 1 << 21
+# With fewer positions than this at a time, adding to the gradient of a large bank would take longer than its products.
+_LEAST_ROWS = 128
 
 Pairs = tuple[Tensor, Tensor]
 
@@ -34,7 +36,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         duplicate_cosine: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        rows = max(_CHUNK_ELEMENTS // len(bank), 1)
+        rows = max(_CHUNK_ELEMENTS // len(bank), _LEAST_ROWS)
         firsts = range(0, len(states), rows)
         bounds = _bounds(excluded, firsts, len(states))
         scaled, columns = (states * scale).to(dtype), bank.to(dtype)
