@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 # Entries of the logits held at one time: 8 MB of float32, small enough to stay in cache.
 _CHUNK_ELEMENTS = 1 << 21
-# With fewer positions than this at a time, adding to the gradient of a large bank would take longer than its products.
+# With fewer positions at a time, adding to the gradient of a large bank would take longer than its products.
 _LEAST_ROWS = 128
 
 Pairs = tuple[Tensor, Tensor]
