@@ -115,7 +115,8 @@ class Answerer:
                 "with both losses."
             )
         states = self.encode(queries)
-        past = Past.of(queries, self.recommender.candidates, filter_seen=self.config.filter_seen)
+        config = self.config
+        past = Past.of(queries, self.recommender.candidates, k=config.k, filter_seen=config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
         return {mode: ways[mode](queries, states, past) for mode in modes}
 

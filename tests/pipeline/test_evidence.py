@@ -24,6 +24,9 @@ def test_of_long_histories_only_the_latest_and_then_nothing_is_claimed(
     past = Past.of(queries_from_histories(HISTORIES), np.array([1, 2, 4, 7, 9]))
     assert past.again.tolist() == [[7, 4], [2, -1], [1, 9]]
     assert past.all_judged.tolist() == [False, True, True]
+    longer = Past.of(queries_from_histories(HISTORIES), np.array([1, 2, 4, 7, 9]), k=3)
+    assert longer.again.tolist() == [[7, 4, 1], [2, -1, -1], [1, 9, -1]]
+    assert longer.all_judged.all()
 
 
 def test_nothing_is_judged_again_where_the_seen_is_left_out() -> None:
