@@ -179,12 +179,18 @@ class GenerativeRecommender:
 
     def _score(self, states: QueryStates, items: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
         result = np.full(items.shape, -np.inf, np.float32)
+        there = items >= 0
         if not items.size:
             return result
-        for part in states.batches(items.shape[1]):
-            rows = torch.from_numpy(np.maximum(items[part], 0)).to(states.states.device)
-            result[part] = score(states.states[part], rows).float().cpu().numpy()
-        result[items < 0] = -np.inf
+        widths = np.where(there.any(axis=1), items.shape[1] - there[:, ::-1].argmax(axis=1), 0)
+        order = np.argsort(-widths, kind="stable")[: np.count_nonzero(widths)]  # like widths waste no padding
+        while len(order):
+            width = int(widths[order[0]])
+            rows, order = np.split(order, [max(1, _BATCH_ROWS // width)])
+            chosen = torch.from_numpy(np.maximum(items[rows, :width], 0)).to(states.states.device)
+            own = states.states[torch.from_numpy(rows).to(states.states.device)]
+            result[rows, :width] = score(own, chosen).float().cpu().numpy()
+        result[~there] = -np.inf
         return result
 
     def recommend(

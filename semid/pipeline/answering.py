@@ -18,6 +18,8 @@ from semid.retrieval.hybrid import union
 
 MODES = ("generative", "ann", "hybrid")
 USUAL_ACTION = "usual"
+# Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
+JUDGED_AGAIN = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,8 @@ class Answerer:
             )
         states = self.encode(queries)
         config = self.config
-        past = Past.of(queries, self.recommender.candidates, k=config.k, filter_seen=config.filter_seen)
+        most = max(JUDGED_AGAIN, config.k)
+        past = Past.of(queries, self.recommender.candidates, most, filter_seen=config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
         return {mode: ways[mode](queries, states, past) for mode in modes}
 

@@ -25,8 +25,6 @@ PRIOR: Mapping[str, Mapping[str, float]] = {
     "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_HISTORY},
 }
 _POSITIVE = (GENERATIVE, DENSE, TRANSITION)
-# Most items of a history that are judged again, unless longer lists are asked for.
-MOST_AGAIN = 20
 # Strengths of transitions count by their logarithm, from a strength of one in so many on.
 _STRENGTH = 20.0
 
@@ -46,12 +44,8 @@ class Past:
     all_judged: np.ndarray
 
     @staticmethod
-    def of(queries: Queries, candidates: np.ndarray, *, k: int = 0, filter_seen: bool = False) -> "Past":
-        """Judge the latest different candidates of each history again; none if what was seen is left out.
-
-        Args:
-            k: length of the lists that are to be filled; so many are judged at least.
-        """
+    def of(queries: Queries, candidates: np.ndarray, most: int, *, filter_seen: bool = False) -> "Past":
+        """Judge the latest ``most`` different candidates of each history again; none if what was seen is left out."""
         items = seen_items(queries)
         if filter_seen:
             return Past(items, items[:, :0], np.ones(len(queries), bool))
@@ -62,7 +56,6 @@ class Past:
         repeated[:, 1:] = latest_first[:, 1:] == latest_first[:, :-1]  # equal items have equal ages
         different = np.where(repeated, -1, latest_first)
         different = np.take_along_axis(different, np.argsort(different < 0, axis=1, kind="stable"), axis=1)
-        most = max(MOST_AGAIN, k)
         return Past(items, different[:, :most], np.asarray((different[:, most:] < 0).all(axis=1)))
 
 
