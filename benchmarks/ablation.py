@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quality import cell, prepared, summarise
+from quality import cell, content_names, prepared, summarise
 from rich.console import Console
 from rich.table import Table
 
@@ -119,8 +119,7 @@ def fitted(dataset: Dataset, folder: Path, seed: int, changes: dict[str, Any]) -
     """The tokenizer of a seed, made on first use."""
     place = folder / ("tokenizer" + "".join(f"-{name}" for name in changes))
     if not (place / "config.json").exists():
-        names = tuple(name for name in dataset.embeddings if not name.startswith("cf_"))
-        chosen = chosen_embeddings(dataset, names, changes.get("behaviour"))
+        chosen = chosen_embeddings(dataset, content_names(dataset), changes.get("behaviour"))
         return fit_tokenizer(dataset, TokenizerConfig(**chosen, seed=seed), place)
     return SemanticIdTokenizer.load(place)
 

@@ -80,6 +80,11 @@ def prepared(source: Path, work: Path, protocol: str) -> Dataset:
     return Dataset.open(target)
 
 
+def content_names(dataset: Dataset) -> tuple[str, ...]:
+    """Its embeddings but those that others trained on these sequences, which may know the test items."""
+    return tuple(name for name in dataset.embeddings if not name.startswith("cf_"))
+
+
 def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One seed: metrics by mode, and what it cost."""
     work = arguments.work / name / f"seed{seed}"
@@ -91,8 +96,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         if result["settings"] != settings:
             raise SystemExit(f"{work} holds a run with {result['settings']}, not {settings}: use another --work.")
         return result
-    # Embeddings that others trained on these sequences may know the test items: not in a reported number.
-    names = arguments.emb or tuple(n for n in dataset.embeddings if not n.startswith("cf_"))
+    names = arguments.emb or content_names(dataset)
     config = TokenizerConfig(**chosen_embeddings(dataset, names), seed=seed)
     began = time.monotonic()
     tokenizer = fit_tokenizer(dataset, config, work / "tokenizer")

@@ -28,7 +28,7 @@ from semid.generative.train import TrainConfig, Trainer
 
 
 def seconds_of_a_step(items: int, settings: argparse.Namespace, *, sparse: bool) -> float:
-    """Median over some steps, and the size of the table in MiB."""
+    """Median over some steps."""
     dataset = dataset_of(histories(settings.users, items, 50), items)
     levels = (items // 4096 + 1, 64, 64)
     codes = np.stack(np.unravel_index(np.arange(items), levels), axis=1).astype(np.int32)

@@ -19,7 +19,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from quality import cell, prepared, summarise
+from quality import cell, content_names, prepared, summarise
 from rich.console import Console
 from rich.table import Table
 
@@ -108,8 +108,7 @@ def run(dataset: Dataset, source: str, name: str, seed: int, arguments: argparse
         result: dict[str, Any] = json.loads(result_path.read_text())
         return result
     changes = dict(TOKENIZERS[name])
-    names = tuple(n for n in dataset.embeddings if not n.startswith("cf_"))
-    chosen = chosen_embeddings(dataset, names, changes.pop("behaviour", None))
+    chosen = chosen_embeddings(dataset, content_names(dataset), changes.pop("behaviour", None))
     began = time.monotonic()
     tokenizer = fit_tokenizer(dataset, TokenizerConfig(seed=seed, **chosen, **changes), work / "tokenizer")
     fitted = time.monotonic()

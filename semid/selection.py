@@ -76,3 +76,9 @@ def nth_unseen(seen: Tensor, ranks: Tensor) -> Tensor:
     """
     unseen_before = seen - torch.arange(seen.shape[1], device=seen.device)
     return ranks + torch.searchsorted(unseen_before, ranks.contiguous(), right=True)
+
+
+def stretches(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The stretches ``start : start + count`` one after the other: which one (E,) and where (E,) each element is."""
+    owner = torch.repeat_interleave(count)
+    return owner, torch.arange(len(owner), device=count.device) + (start - (count.cumsum(0) - count))[owner]

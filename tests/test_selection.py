@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from semid.selection import best_positions, nth_unseen, rank_by_score, seen_before, sorted_seen
+from semid.selection import best_positions, nth_unseen, rank_by_score, seen_before, sorted_seen, stretches
 
 FEW_VALUES = st.sampled_from([-np.inf, -3.0, -1.0, -0.5, 0.0])
 
@@ -39,3 +39,9 @@ def test_seen_arithmetic_equals_sets(positions: np.ndarray, limit: int) -> None:
 def test_no_seen_items_leave_everything_unseen() -> None:
     seen = sorted_seen(torch.zeros(2, 0, dtype=torch.int64), 5)
     assert nth_unseen(seen, torch.arange(5).expand(2, -1)).tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_stretches_by_hand() -> None:
+    owner, place = stretches(torch.tensor([5, 9, 2]), torch.tensor([2, 0, 3]))
+    assert owner.tolist() == [0, 0, 2, 2, 2]
+    assert place.tolist() == [5, 6, 2, 3, 4]

@@ -19,6 +19,7 @@ from semid.errors import InputError
 from semid.generative.histories import GAP_MISSING, HOUR_MISSING, WEEKDAY_MISSING, TokenBatch
 from semid.generative.layers import EmbeddingTables
 from semid.generative.trie import CodeTrie
+from semid.selection import stretches
 
 FEATURES = ("id", "codes", "content", "fields", "action", "time", "profile")
 # Larger catalogues share rows of two tables, by remainders of two primes (as in OnePiece, arXiv 2512.07424).
@@ -163,9 +164,7 @@ class FieldsEncoder(nn.Module):
     def _mean(self, index: int, column: ListColumn, rows: Tensor) -> Tensor:
         start = column.offsets[rows]
         length = column.offsets[rows + 1] - start
-        owner = torch.arange(len(rows), device=rows.device).repeat_interleave(length)
-        first = length.cumsum(0) - length
-        place = torch.arange(len(owner), device=rows.device) + (start - first)[owner]
+        owner, place = stretches(start, length)
         values = self.lists.column(index, column.values[place])
         sums = values.new_zeros(len(rows), values.shape[1]).index_add(0, owner, values)
         return sums / length.clamp(min=1)[:, None]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semid.selection import stretches
+
 # Entries of the logits held at one time: 8 MB of float32, small enough to stay in cache.
 _CHUNK_ELEMENTS = 1 << 21
 # With fewer positions at a time, adding to the gradient of a large bank would take longer than its products.
@@ -132,9 +134,8 @@ def equal_pairs(keys: Tensor, entries: Tensor) -> Pairs:
     values, order = torch.sort(entries)
     start = torch.searchsorted(values, keys)
     count = torch.searchsorted(values, keys, right=True) - start
-    positions = torch.repeat_interleave(count)
-    place = torch.arange(len(positions), device=keys.device) - (count.cumsum(0) - count)[positions]
-    return positions, order[start[positions] + place]
+    positions, places = stretches(start, count)
+    return positions, order[places]
 
 
 def join_pairs(*parts: Pairs) -> Pairs:

@@ -136,7 +136,10 @@ def latest_items(dataset: Dataset) -> np.ndarray:
     log, starts = dataset.events, dataset.events.offsets[:-1]
     ends = np.cumsum(dataset.train_end - starts)
     total = int(ends[-1]) if len(ends) else 0
-    drawn = np.arange(total) if total <= _MOST_LOOKED_AT else np.sort(_rng().integers(total, size=_MOST_LOOKED_AT))
+    if total > _MOST_LOOKED_AT:
+        drawn = np.sort(np.random.default_rng(0).integers(total, size=_MOST_LOOKED_AT))
+    else:
+        drawn = np.arange(total)
     users = np.searchsorted(ends, drawn, side="right")
     rows = dataset.train_end[users] - ends[users] + drawn
     times = log.times[rows]
@@ -145,10 +148,6 @@ def latest_items(dataset: Dataset) -> np.ndarray:
     latest = when >= np.quantile(when, 1 - _RECENT_SHARE, method="lower") if total else np.zeros(0, bool)
     items: np.ndarray = log.items[rows[latest]].astype(np.int64)
     return items
-
-
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 def _inverse(sums: Tensor, count: int) -> Tensor:

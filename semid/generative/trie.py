@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.errors import InputError
+from semid.selection import stretches
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +87,7 @@ class CodeTrie:
         first = self.levels[depth - 1].children
         start = first[nodes].long()
         count = first[nodes + 1].long() - start
-        offsets = F.pad(count.cumsum(0), (1, 0))
-        shift = (start - offsets[:-1]).repeat_interleave(count)
-        return offsets, torch.arange(len(shift), device=self.device) + shift
+        return F.pad(count.cumsum(0), (1, 0)), stretches(start, count)[1]
 
     def mean_vectors(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Per level the mean (n, D) of the item vectors (N, D) under each node."""
