@@ -1,10 +1,11 @@
 """What is each part of the model worth, by validation?
 
 Every variant changes one thing of the default, trains anew and is judged on validation queries, in each mode with the
-history weighed; the test split is not read. Finished runs lie in the work folder and are not repeated.
+history weighed; the test split is not read. Codes of the model's own vectors need the variant "base" before them.
+Finished runs lie in the work folder and are not repeated.
 
     python benchmarks/ablation.py $SEMID_DATA/amazon14_beauty $SEMID_DATA/amazon14_sports --seeds 0,1,2
-    python benchmarks/ablation.py $SEMID_DATA/amazon14_beauty --variants 'base,without ids' --record tried.jsonl
+    python benchmarks/ablation.py $SEMID_DATA/amazon14_beauty --variants 'base;without ids' --record tried.jsonl
 """
 
 import argparse
@@ -20,9 +21,11 @@ from rich.table import Table
 from semid.data.dataset import Dataset
 from semid.data.splits import SplitConfig
 from semid.generative.model import PRESETS
+from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
+from semid.pipeline.embedding import item_tower_embedding
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import train_recommender
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
@@ -30,7 +33,8 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 METRICS = ("HitRate@10", "NDCG@10")
 MODES = ("generative", "ann", "hybrid")
 BANK = {"full_softmax_items": 0}
-# By name: changes of the model, of the training, of the tokenizer.
+COLLABORATIVE = "collab"
+# By name: changes of the preset, the model, the training, the tokenizer.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "base": {},
     "bank of uniform negatives": {"model": {**BANK, "negatives": (("uniform", 4096),)}},
@@ -48,10 +52,15 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "code loss weighs 1": {"model": {"code_weight": 1.0}},
     "without item vectors in the code decoder": {"model": {"node_vector_items": 0}},
     "codes of content alone": {"tokenizer": {"behaviour": ()}},
+    "codes of content and the model's item vectors": {"tokenizer": {"behaviour": (COLLABORATIVE,)}},
     "Muon": {"train": {"optimizer": "muon"}},
     "dropout 0.2": {"model": {"dropout": 0.2}},
     "dropout 0.4": {"model": {"dropout": 0.4}},
     "without weight decay": {"train": {"weight_decay": 0.0}},
+    "sasrec": {"preset": "sasrec"},
+    "sasrec, dropout 0.2": {"preset": "sasrec", "model": {"dropout": 0.2}},
+    "sasrec, dropout 0.4": {"preset": "sasrec", "model": {"dropout": 0.4}},
+    "sasrec, learning rate 1e-3": {"preset": "sasrec", "train": {"learning_rate": 1e-3}},
 }
 
 
@@ -59,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", type=Path)
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0])
-    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS), metavar="NAME,…")
+    parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS), metavar="NAME;…")
     parser.add_argument("--queries", type=int, default=6000, help="validation queries that are judged")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--record", type=Path, help="append one JSON line a variant there")
@@ -87,7 +96,7 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
     changes = VARIANTS[variant]
     tokenizer = fitted(dataset, folder, seed, changes.get("tokenizer", {}))
     wanted = dict(changes.get("model", {}))
-    config = PRESETS["small"]
+    config = PRESETS[changes.get("preset", "small")]
     if "without" in wanted:
         left_out = wanted.pop("without")
         wanted["features"] = tuple(feature for feature in config.features if feature != left_out)
@@ -117,11 +126,15 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
 
 def fitted(dataset: Dataset, folder: Path, seed: int, changes: dict[str, Any]) -> SemanticIdTokenizer:
     """The tokenizer of a seed, made on first use."""
-    place = folder / ("tokenizer" + "".join(f"-{name}" for name in changes))
-    if not (place / "config.json").exists():
-        chosen = chosen_embeddings(dataset, content_names(dataset), changes.get("behaviour"))
-        return fit_tokenizer(dataset, TokenizerConfig(**chosen, seed=seed), place)
-    return SemanticIdTokenizer.load(place)
+    behaviour = changes.get("behaviour")
+    place = folder / ("tokenizer" if behaviour is None else f"tokenizer-{'-'.join(behaviour) or 'content'}")
+    if (place / "config.json").exists():
+        return SemanticIdTokenizer.load(place)
+    chosen = chosen_embeddings(dataset, content_names(dataset), behaviour)
+    if behaviour == (COLLABORATIVE,):
+        vectors = item_tower_embedding(GenerativeRecommender.load(folder / "base"), COLLABORATIVE)
+        dataset = replace(dataset, added={COLLABORATIVE: vectors})
+    return fit_tokenizer(dataset, TokenizerConfig(**chosen, seed=seed), place)
 
 
 def recorded(result: dict[str, Any], seeds: list[int]) -> dict[str, Any]:

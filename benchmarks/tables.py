@@ -14,29 +14,20 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from training import dataset_of, histories
+from training import histories, model_of
 
-from semid.codes import SemanticIds
-from semid.generative.features import Catalogue
-from semid.generative.model import Model, ModelConfig
+from semid.generative.model import ModelConfig
 from semid.generative.train import TrainConfig, Trainer
 
 
 def seconds_of_a_step(items: int, settings: argparse.Namespace, *, sparse: bool) -> float:
     """Median over some steps."""
-    dataset = dataset_of(histories(settings.users, items, 50), items)
-    levels = (items // 4096 + 1, 64, 64)
-    codes = np.stack(np.unravel_index(np.arange(items), levels), axis=1).astype(np.int32)
-    nothing = torch.zeros(items, 1), torch.zeros(items, dtype=torch.bool)
-    catalogue = Catalogue.of(dataset, SemanticIds(codes, levels), *nothing)
     config = replace(ModelConfig.sized(2), features=("id",), code_weight=0.0, full_softmax_items=0)
-    torch.manual_seed(0)
-    model = Model(config.restricted_to(catalogue.available()), catalogue).train()
+    model, dataset, catalogue = model_of(config, histories(settings.users, items, 50), items)
     for module in model.items.modules():
         if isinstance(module, nn.Embedding):
             module.sparse = sparse

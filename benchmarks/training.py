@@ -77,15 +77,8 @@ def ours(
     name: str, config: ModelConfig, rows: list[np.ndarray], settings: argparse.Namespace, precision: str
 ) -> System:
     """A step of the trainer itself."""
-    dataset = dataset_of(rows, settings.items)
-    levels = (settings.items // 64 + 1, 8, 8)
-    codes = np.stack(np.unravel_index(np.arange(settings.items), levels), axis=1).astype(np.int32)
-    content = torch.randn(settings.items, 128, generator=torch.Generator().manual_seed(0))
-    known = torch.ones(settings.items, dtype=torch.bool)
-    catalogue = Catalogue.of(dataset, SemanticIds(codes, levels), content, known).to(settings.device)
-    torch.manual_seed(0)
-    config = replace(config, full_softmax_items=settings.items).restricted_to(catalogue.available())
-    model = Model(config, catalogue).to(settings.device).train()
+    config = replace(config, full_softmax_items=settings.items)
+    model, dataset, catalogue = model_of(config, rows, settings.items, settings.device)
     train = TrainConfig(batch_tokens=settings.batch_tokens, precision=precision, epochs=1000)
     trainer = Trainer(model, dataset, catalogue, train, lambda _: {})
 
@@ -101,7 +94,22 @@ def ours(
         trainer._step(batch)
         return int((batch.targets >= 0).sum())
 
-    return System(name, step, flops_of_ours(model, config, settings))
+    return System(name, step, flops_of_ours(model, model.config, settings))
+
+
+def model_of(
+    config: ModelConfig, rows: list[np.ndarray], items: int, device: str = "cpu"
+) -> tuple[Model, Dataset, Catalogue]:
+    """A model to be trained on these histories, items having a code each and random content."""
+    dataset = dataset_of(rows, items)
+    levels = (items // 64 + 1, 8, 8)
+    codes = np.stack(np.unravel_index(np.arange(items), levels), axis=1).astype(np.int32)
+    width = 128 if "content" in config.features else 1
+    content = torch.randn(items, width, generator=torch.Generator().manual_seed(0))
+    known = torch.ones(items, dtype=torch.bool)
+    catalogue = Catalogue.of(dataset, SemanticIds(codes, levels), content, known).to(torch.device(device))
+    torch.manual_seed(0)
+    return Model(config.restricted_to(catalogue.available()), catalogue).to(device).train(), dataset, catalogue
 
 
 def flops_of_ours(model: Model, config: ModelConfig, settings: argparse.Namespace) -> float:

@@ -5,6 +5,7 @@ Shapes: R rows, S tokens, P positions with a target, D width, N items, M chosen 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from semid.generative.histories import TokenBatch
 from semid.generative.layers import Block, Dropout, RMSNorm, SwiGLU, rotary_table
 from semid.generative.losses import action_loss, softmax_loss
 from semid.generative.moe import MoE, MoEConfig
-from semid.generative.negatives import PROPOSALS, Bank, NegativeSampler
+from semid.generative.negatives import PROPOSALS, NegativeSampler
 
 MAX_SCALE = 100.0
 MAX_DROPOUT = 0.95
@@ -285,13 +286,15 @@ class Model(nn.Module):
             vectors = None
             if everything is not None:
                 vectors = self.item_vectors(everything)
-                losses["contrastive"] = self._contrastive(states, vectors, targets, None, dtype)
+                losses["contrastive"] = self._contrastive(states, vectors, targets, dtype)
                 positive = F.embedding(targets, vectors)
             elif self.config.contrastive_weight > 0:
                 bank = sampler.draw(targets, batch.segments[wanted])
                 entries = self.item_vectors(self.items(catalogue, bank.rows))
                 own = torch.arange(len(targets), device=targets.device)
-                losses["contrastive"] = self._contrastive(states, entries, own, bank, dtype)
+                sampled = {"log_expected": bank.log_expected, "excluded": bank.excluded}
+                sampled["duplicate_cosine"] = self.config.duplicate_cosine
+                losses["contrastive"] = self._contrastive(states, entries, own, dtype, **sampled)
                 positive = entries[: len(targets)]
             else:
                 positive = self.item_vectors(self.items(catalogue, targets))
@@ -314,17 +317,8 @@ class Model(nn.Module):
         return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
 
     def _contrastive(
-        self, states: Tensor, entries: Tensor, own: Tensor, bank: Bank | None, dtype: torch.dtype
+        self, states: Tensor, entries: Tensor, own: Tensor, dtype: torch.dtype, **sampled: Any
     ) -> Tensor:
-        """Softmax over the vectors of all items, or of those of a bank."""
-        return softmax_loss(
-            self.query_vectors(states),
-            entries,
-            self.scale,
-            own,
-            torch.ones(len(own), device=own.device),
-            log_expected=None if bank is None else bank.log_expected,
-            excluded=None if bank is None else bank.excluded,
-            duplicate_cosine=None if bank is None else self.config.duplicate_cosine,
-            dtype=dtype,
-        )
+        """Softmax over the vectors of all items; what is ``sampled`` says how a bank differs from that."""
+        weights = torch.ones(len(own), device=own.device)
+        return softmax_loss(self.query_vectors(states), entries, self.scale, own, weights, **sampled, dtype=dtype)

@@ -29,9 +29,9 @@ from semid.progress import Progress, silent
 logger = logging.getLogger(__name__)
 CHECKPOINT_KIND = "checkpoint"
 BATCHES_PER_EPOCH = 40
+LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 8, 40, 80
 # How long the code decoder of a large catalogue works with the same item vectors.
 TREE_STEPS = 50
-USUAL_STEPS = 400
 SETTLE_STEPS = 16
 # A resumed run may get more time or patience.
 _FREE_ON_RESUME = ("max_minutes", "patience", "checkpoint_minutes")
@@ -45,8 +45,8 @@ class TrainConfig:
     """How to train.
 
     Attributes:
-        epochs: passes over the training events; the learning rate falls to its end over these. 0 chooses about
-            400 steps within 10..40 passes.
+        epochs: passes over the training events; the learning rate falls to its end over these. 0 chooses 8, or up
+            to 40 where the data is so small that 8 have fewer than 80 steps.
         max_minutes: be done after this long, the learning rate falling accordingly; 0 for no limit.
         batch_tokens: tokens of a batch, padding included; 0 chooses about 40 batches an epoch within 1024..8192.
         accumulate: parts of a batch whose gradients are taken one after the other, for less memory.
@@ -154,7 +154,7 @@ class Trainer:
         self.rows_per_batch = max(1, batch_tokens // self.row_tokens)
         self.sampler = NegativeSampler.of(dataset, catalogue.codes[:, 0], dict(model.config.negatives))
         self.steps_per_epoch = -(-_estimate_rows(self.builder.lengths, self.row_tokens) // self.rows_per_batch)
-        self.epochs = config.epochs or min(max(-(-USUAL_STEPS // self.steps_per_epoch), 10), 40)
+        self.epochs = config.epochs or min(max(-(-LEAST_STEPS // self.steps_per_epoch), LEAST_EPOCHS), MOST_EPOCHS)
 
     def run(self, *, resume: bool = False) -> list[dict[str, Any]]:
         """Train to the end, or until validation stops improving; returns one record an epoch.
