@@ -1,7 +1,7 @@
 """What is each part of the model worth, by validation?
 
 Every variant changes one thing of the default, trains anew and is judged on validation queries, in each mode with the
-history weighed; the test split is not read. Codes of the model's own vectors need the variant "base" before them.
+history weighed; the test split is not read. The variant "base" must run before those that build on its model.
 Finished runs lie in the work folder and are not repeated.
 
     python benchmarks/ablation.py $SEMID_DATA/amazon14_beauty $SEMID_DATA/amazon14_sports --seeds 0,1,2
@@ -27,16 +27,17 @@ from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.embedding import item_tower_embedding
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
-from semid.pipeline.training import train_recommender
+from semid.pipeline.training import fitted_weights, train_recommender, validation_sample
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 METRICS = ("HitRate@10", "NDCG@10")
 MODES = ("generative", "ann", "hybrid")
 BANK = {"full_softmax_items": 0}
 COLLABORATIVE = "collab"
-# By name: changes of the preset, the model, the training, the tokenizer.
+# By name: changes of the preset, the model, the training, the tokenizer; without transitions the base model ranks.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "base": {},
+    "without transitions": {"transitions": False},
     "bank of uniform negatives": {"model": {**BANK, "negatives": (("uniform", 4096),)}},
     "bank of popular negatives": {"model": {**BANK, "negatives": (("popular", 4096),)}},
     "bank of recent negatives": {"model": {**BANK, "negatives": (("recent", 4096),)}},
@@ -94,22 +95,14 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
         stored: dict[str, Any] = json.loads(path.read_text())
         return stored
     changes = VARIANTS[variant]
-    tokenizer = fitted(dataset, folder, seed, changes.get("tokenizer", {}))
-    wanted = dict(changes.get("model", {}))
-    config = PRESETS[changes.get("preset", "small")]
-    if "without" in wanted:
-        left_out = wanted.pop("without")
-        wanted["features"] = tuple(feature for feature in config.features if feature != left_out)
-    train = TrainConfig(seed=seed, max_minutes=30.0, **changes.get("train", {}))
-    place = folder / path.stem
-    recommender = train_recommender(
-        dataset,
-        tokenizer,
-        replace(config, **wanted),
-        train,
-        place,
-        resume=place.with_name(f"{place.name}.checkpoint").exists(),
-    )
+    if changes.get("transitions", True):
+        place = folder / path.stem
+        recommender = trained(dataset, folder, place, seed, changes)
+    else:
+        place = folder / "base"
+        recommender = GenerativeRecommender.load(place)
+        recommender.transitions = None
+        recommender.weights = fitted_weights(recommender, validation_sample(dataset), recommender.usual_action)
     history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
     answerer = Answerer(recommender, AnswerConfig(k=10, beam=50, fallback=False))
     compared = compare_modes(answerer, dataset, "valid", ks=(10,), max_queries=arguments.queries).modes
@@ -122,6 +115,19 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
     }
     path.write_text(json.dumps(result))
     return result
+
+
+def trained(dataset: Dataset, folder: Path, place: Path, seed: int, changes: dict[str, Any]) -> GenerativeRecommender:
+    """The model of a variant, trained on from where a run before was stopped."""
+    tokenizer = fitted(dataset, folder, seed, changes.get("tokenizer", {}))
+    wanted = dict(changes.get("model", {}))
+    config = PRESETS[changes.get("preset", "small")]
+    if "without" in wanted:
+        left_out = wanted.pop("without")
+        wanted["features"] = tuple(feature for feature in config.features if feature != left_out)
+    train = TrainConfig(seed=seed, max_minutes=30.0, **changes.get("train", {}))
+    resume = place.with_name(f"{place.name}.checkpoint").exists()
+    return train_recommender(dataset, tokenizer, replace(config, **wanted), train, place, resume=resume)
 
 
 def fitted(dataset: Dataset, folder: Path, seed: int, changes: dict[str, Any]) -> SemanticIdTokenizer:
