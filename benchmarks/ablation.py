@@ -27,7 +27,7 @@ from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.embedding import item_tower_embedding
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
-from semid.pipeline.training import fitted_weights, train_recommender, validation_sample
+from semid.pipeline.training import checkpoint_of, fitted_weights, train_recommender, validation_sample
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 METRICS = ("HitRate@10", "NDCG@10")
@@ -35,7 +35,7 @@ MODES = ("generative", "ann", "hybrid")
 BANK = {"full_softmax_items": 0}
 COLLABORATIVE = "collab"
 # By name: changes of the preset, the model, the training, the tokenizer; without transitions the base model ranks.
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "without transitions": {"transitions": False},
     "bank of uniform negatives": {"model": {**BANK, "negatives": (("uniform", 4096),)}},
@@ -126,7 +126,7 @@ def trained(dataset: Dataset, folder: Path, place: Path, seed: int, changes: dic
         left_out = wanted.pop("without")
         wanted["features"] = tuple(feature for feature in config.features if feature != left_out)
     train = TrainConfig(seed=seed, max_minutes=30.0, **changes.get("train", {}))
-    resume = place.with_name(f"{place.name}.checkpoint").exists()
+    resume = checkpoint_of(place).exists()
     return train_recommender(dataset, tokenizer, replace(config, **wanted), train, place, resume=resume)
 
 

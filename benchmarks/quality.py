@@ -34,7 +34,7 @@ from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
-from semid.pipeline.training import train_recommender
+from semid.pipeline.training import checkpoint_of, train_recommender
 from semid.ranking import Ranking
 from semid.retrieval.exact import exact_search
 from semid.tokenizers.tokenizer import TokenizerConfig
@@ -108,7 +108,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         PRESETS[arguments.preset],
         train_config,
         work / "model",
-        resume=(work / "model.checkpoint").exists(),
+        resume=checkpoint_of(work / "model").exists(),
     )
     trained = time.monotonic()
     sasrec = train_recommender(
@@ -117,7 +117,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         PRESETS["sasrec"],
         train_config,
         work / "sasrec",
-        resume=(work / "sasrec.checkpoint").exists(),
+        resume=checkpoint_of(work / "sasrec").exists(),
     )
     began_to_compare = time.monotonic()
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=False))

@@ -30,7 +30,7 @@ from semid.generative.model import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
-from semid.pipeline.training import train_recommender
+from semid.pipeline.training import checkpoint_of, train_recommender
 from semid.progress import Progress
 from semid.ranking import Ranking
 from semid.tokenizers.family import FAMILY, Member
@@ -118,7 +118,7 @@ def run(dataset: Dataset, source: str, name: str, seed: int, arguments: argparse
         PRESETS[arguments.preset],
         TrainConfig(seed=seed),
         work / "model",
-        resume=(work / "model.checkpoint").exists(),
+        resume=checkpoint_of(work / "model").exists(),
     )
     recommender.weights = {}  # by the codes alone, whatever else a mode would look at
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=False))

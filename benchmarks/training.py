@@ -94,7 +94,7 @@ def ours(
         trainer._step(batch)
         return int((batch.targets >= 0).sum())
 
-    return System(name, step, flops_of_ours(model, model.config, settings))
+    return System(name, step, flops_of_ours(model, settings))
 
 
 def model_of(
@@ -112,8 +112,9 @@ def model_of(
     return Model(config.restricted_to(catalogue.available()), catalogue).to(device).train(), dataset, catalogue
 
 
-def flops_of_ours(model: Model, config: ModelConfig, settings: argparse.Namespace) -> float:
+def flops_of_ours(model: Model, settings: argparse.Namespace) -> float:
     """Multiply-adds of the matrix products a token, forward and twice that backward; attention scores left out."""
+    config = model.config
     trunk = sum(p.numel() for block in model.blocks for p in block.parameters() if p.ndim == 2)
     tower = sum(p.numel() for p in model.tower.parameters()) + 128 * config.width * ("content" in config.features)
     softmax = settings.items * config.width

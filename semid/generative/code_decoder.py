@@ -96,8 +96,8 @@ class CodeDecoder(nn.Module):
         if tree.vectors is not None:
             rows.append(self.node_scale[0] * query)
             columns.append(tree.vectors[0])
-        bank, weights = torch.cat(columns, 1).float(), query.new_ones(len(nodes))
-        return softmax_loss(torch.cat(rows, 1), bank, query.new_ones(()), nodes, weights, dtype=dtype)
+        bank = torch.cat(columns, 1).float()
+        return softmax_loss(torch.cat(rows, 1), bank, query.new_ones(()), nodes, dtype=dtype)
 
     def logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
         """Logits (M, K) of the codes that continue ``nodes``, -inf for all others, float32.

@@ -84,7 +84,7 @@ def softmax_loss(
     bank: Tensor,
     scale: Tensor,
     own: Tensor,
-    weights: Tensor,
+    weights: Tensor | None = None,
     *,
     log_expected: Tensor | None = None,
     excluded: Pairs | None = None,
@@ -103,13 +103,14 @@ def softmax_loss(
         bank: (M, D) unit vectors.
         scale: scalar, one over the temperature.
         own: (P,) int64, the bank entry of each position's positive.
-        weights: (P,) weight of each position; the result is divided by their sum.
+        weights: (P,) weight of each position, 1 by default; the result is divided by their sum.
         log_expected: (M,) log of the expected count of each entry's item; nothing is corrected without it.
         excluded: (E,) positions in ascending order and (E,) entries that do not count as negatives for them.
         duplicate_cosine: entries whose cosine with the positive is above this do not count as negatives either;
             costs a third more.
         dtype: of the matrix products; that of ``states`` by default.
     """
+    weights = states.new_ones(len(states)) if weights is None else weights
     arguments = (states, bank, scale, own, weights, log_expected, excluded, duplicate_cosine)
     total: Tensor = _SoftmaxLoss.apply(*arguments, dtype or states.dtype)  # type: ignore[no-untyped-call]
     return total / weights.sum()

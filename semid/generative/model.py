@@ -5,7 +5,6 @@ Shapes: R rows, S tokens, P positions with a target, D width, N items, M chosen 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -286,15 +285,24 @@ class Model(nn.Module):
             vectors = None
             if everything is not None:
                 vectors = self.item_vectors(everything)
-                losses["contrastive"] = self._contrastive(states, vectors, targets, dtype)
+                losses["contrastive"] = softmax_loss(
+                    self.query_vectors(states), vectors, self.scale, targets, dtype=dtype
+                )
                 positive = F.embedding(targets, vectors)
             elif self.config.contrastive_weight > 0:
                 bank = sampler.draw(targets, batch.segments[wanted])
                 entries = self.item_vectors(self.items(catalogue, bank.rows))
                 own = torch.arange(len(targets), device=targets.device)
-                sampled = {"log_expected": bank.log_expected, "excluded": bank.excluded}
-                sampled["duplicate_cosine"] = self.config.duplicate_cosine
-                losses["contrastive"] = self._contrastive(states, entries, own, dtype, **sampled)
+                losses["contrastive"] = softmax_loss(
+                    self.query_vectors(states),
+                    entries,
+                    self.scale,
+                    own,
+                    log_expected=bank.log_expected,
+                    excluded=bank.excluded,
+                    duplicate_cosine=self.config.duplicate_cosine,
+                    dtype=dtype,
+                )
                 positive = entries[: len(targets)]
             else:
                 positive = self.item_vectors(self.items(catalogue, targets))
@@ -315,10 +323,3 @@ class Model(nn.Module):
             "action": config.action_weight,
         }
         return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
-
-    def _contrastive(
-        self, states: Tensor, entries: Tensor, own: Tensor, dtype: torch.dtype, **sampled: Any
-    ) -> Tensor:
-        """Softmax over the vectors of all items; what is ``sampled`` says how a bank differs from that."""
-        weights = torch.ones(len(own), device=own.device)
-        return softmax_loss(self.query_vectors(states), entries, self.scale, own, weights, **sampled, dtype=dtype)

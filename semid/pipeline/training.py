@@ -77,7 +77,7 @@ def train_recommender(
     action = usual_target_action(dataset, recommender)
     made_from = {"dataset": dataset.artifact, "tokenizer": tokenizer.artifact_}
     parents = {name: artifact for name, artifact in made_from.items() if artifact is not None}
-    checkpoint = out.with_name(f"{out.name}.checkpoint") if out else None
+    checkpoint = checkpoint_of(out) if out else None
     if checkpoint is not None and checkpoint.exists() and not resume:
         logger.warning("Starting anew: the checkpoint %s of an unfinished training will be replaced.", checkpoint)
     trainer = Trainer(
@@ -99,6 +99,11 @@ def train_recommender(
         recommender.save(out, settings=settings, parents=parents, history=history)
         trainer.discard_checkpoint()
     return recommender
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Where the checkpoint of a training into ``out`` lies while it runs."""
+    return out.with_name(f"{out.name}.checkpoint")
 
 
 def content_features(dataset: Dataset, tokenizer: SemanticIdTokenizer) -> tuple[np.ndarray, np.ndarray]:
