@@ -54,7 +54,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without item vectors in the code decoder": {"model": {"node_vector_items": 0}},
     "codes of content alone": {"tokenizer": {"behaviour": ()}},
     "codes of content and the model's item vectors": {"tokenizer": {"behaviour": (COLLABORATIVE,)}},
-    "Muon": {"train": {"optimizer": "muon"}},
     "dropout 0.2": {"model": {"dropout": 0.2}},
     "dropout 0.4": {"model": {"dropout": 0.4}},
     "without weight decay": {"train": {"weight_decay": 0.0}},

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer, SparseAdam
+from torch.optim import AdamW, Optimizer, SparseAdam
 
 _BETAS = (0.9, 0.98)
 
@@ -14,19 +14,16 @@ _BETAS = (0.9, 0.98)
 class Optimizers:
     """Each weight with the optimiser that suits it, stepping together.
 
-    Tables whose gradients are sparse take steps of Adam in the rows that a batch touched, and only there. With Muon,
-    hidden matrices, those of blocks and of the item tower, take orthogonalised steps (Jordan et al. 2024) as large as
-    those of AdamW would be (arXiv 2502.16982). Everything else has AdamW (arXiv 1711.05101). Matrices decay;
-    embedding tables, norms and biases do not.
+    Tables whose gradients are sparse take steps of Adam in the rows that a batch touched, and only there. Everything
+    else has AdamW (arXiv 1711.05101). Matrices decay; embedding tables, norms and biases do not.
 
     Args:
         model: its gradients are read.
-        learning_rate: peak, for all of them.
+        learning_rate: peak, of both.
         weight_decay: of matrices.
-        muon: whether hidden matrices have Muon.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float, *, muon: bool = False) -> None:
+    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
         self.learning_rate = learning_rate
         self.names = {id(weight): name for name, weight in model.named_parameters()}
         weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -34,17 +31,11 @@ class Optimizers:
         tables = {id(module.weight) for module in embeddings}
         by_row = {id(module.weight) for module in embeddings if module.sparse}
         matrices = [weight for weight in weights if weight.ndim == 2 and id(weight) not in tables]
-        hidden = [weight for weight in matrices if muon and _is_hidden(self.names[id(weight)])]
-        inside = {id(weight) for weight in hidden}
         groups = [
-            {"params": [weight for weight in matrices if id(weight) not in inside], "weight_decay": weight_decay},
+            {"params": matrices, "weight_decay": weight_decay},
             {"params": [w for w in weights if w.ndim != 2 or id(w) in tables - by_row], "weight_decay": 0.0},
         ]
         self.parts: list[Optimizer] = [AdamW(groups, lr=learning_rate, betas=_BETAS, fused=True)]
-        if hidden:
-            self.parts.append(
-                Muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
         sparse = [weight for weight in weights if id(weight) in by_row]
         if sparse:
             self.parts.append(SparseAdam(sparse, lr=learning_rate, betas=_BETAS))
@@ -90,11 +81,6 @@ class Optimizers:
                 if self.names[id(weight)] in entries
             }
             part.load_state_dict({**part.state_dict(), "state": numbered})
-
-
-def _is_hidden(name: str) -> bool:
-    """Matrices from one hidden state to another; routers choose, which is no such map."""
-    return ("blocks." in name or name.startswith("tower.")) and "router" not in name
 
 
 def clip_gradients(weights: Iterable[Tensor], most: float) -> Tensor:

@@ -50,8 +50,7 @@ class TrainConfig:
         max_minutes: be done after this long, the learning rate falling accordingly; 0 for no limit.
         batch_tokens: tokens of a batch, padding included; 0 chooses about 40 batches an epoch within 1024..8192.
         accumulate: parts of a batch whose gradients are taken one after the other, for less memory.
-        optimizer: ``adamw``, or ``muon`` for hidden matrices beside it.
-        learning_rate: peak of all optimisers.
+        learning_rate: its peak.
         weight_decay: of matrices.
         warmup_share: share of all steps in which the learning rate rises.
         clip: largest norm of the gradient.
@@ -65,7 +64,6 @@ class TrainConfig:
     max_minutes: float = 0.0
     batch_tokens: int = 0
     accumulate: int = 1
-    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warmup_share: float = 0.05
@@ -82,8 +80,6 @@ class TrainConfig:
             )
         if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.warmup_share < 1:
             raise InputError("learning_rate and clip must be above 0, warmup_share between 0 and 1.")
-        if self.optimizer not in ("adamw", "muon"):
-            raise InputError(f"optimizer={self.optimizer!r} must be adamw or muon.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision={self.precision!r} must be auto, float32 or bfloat16.")
 
@@ -135,8 +131,7 @@ class Trainer:
         self.identity = plain_settings({"train": settings, **(identity or {})})
         self.device = catalogue.codes.device
         self.dtype = matrix_dtype(config.precision, self.device)
-        muon = config.optimizer == "muon"
-        self.optimizers = Optimizers(model, config.learning_rate, config.weight_decay, muon=muon)
+        self.optimizers = Optimizers(model, config.learning_rate, config.weight_decay)
         self.rate = 0.0
         self.tree: CodeTree | None = None
         self.state = _Progress()

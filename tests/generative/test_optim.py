@@ -39,7 +39,7 @@ def settings(optimizers: Optimizers) -> dict[str, tuple[str, float]]:
 def test_every_weight_has_the_optimiser_that_suits_it(build: type, catalogue: Catalogue) -> None:
     moe = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
     model = build.model(catalogue, full_softmax_items=0, moe=moe)
-    found = settings(Optimizers(model, 1e-3, 0.25, muon=True))
+    found = settings(Optimizers(model, 1e-3, 0.25))
     assert found.keys() == {name for name, _ in model.named_parameters()}
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     assert len(tables) > 10
@@ -48,16 +48,11 @@ def test_every_weight_has_the_optimiser_that_suits_it(build: type, catalogue: Ca
             expected = ("SparseAdam", 0.0)
         elif name in tables or weight.ndim != 2:
             expected = ("AdamW", 0.0)
-        elif name.startswith(("blocks", "tower", "code_decoder.blocks")) and "router" not in name:
-            expected = ("Muon", 0.25)
         else:
             expected = ("AdamW", 0.25)
         assert found[name] == expected, name
-    assert found["code_decoder.heads.0.weight"] == found["blocks.0.feed_forward.router.weight"] == ("AdamW", 0.25)
-    dense = build.model(catalogue)
-    alone = settings(Optimizers(dense, 1e-3, 0.25))
-    for name, weight in dense.named_parameters():
-        assert alone[name] == ("AdamW", 0.25 if weight.ndim == 2 and name not in tables else 0.0), name
+    dense = settings(Optimizers(build.model(catalogue), 1e-3, 0.25))
+    assert dense["items.ids.tables.0.weight"] == ("AdamW", 0.0)
 
 
 def test_decay_shrinks_a_matrix_and_leaves_a_table() -> None:
@@ -71,21 +66,6 @@ def test_decay_shrinks_a_matrix_and_leaves_a_table() -> None:
     after = list(model.parameters())
     torch.testing.assert_close(after[0].data, before[0] * (1 - 0.1 * 0.5))
     torch.testing.assert_close(after[1].data, before[1])
-
-
-def test_a_hidden_matrix_steps_along_the_polar_factor_of_its_gradient() -> None:
-    """Muon by hand: U Vᵀ of the gradient's decomposition, as long as a step of AdamW; roughly, by five iterations."""
-    model = nn.ModuleDict({"tower": nn.Linear(48, 32, bias=False)})
-    weight = model["tower"].weight
-    torch.manual_seed(0)
-    weight.grad = torch.randn(32, 48)
-    before, gradient = weight.detach().clone(), weight.grad.clone()
-    Optimizers(model, 0.1, 0.0, muon=True).step()
-    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
-    step = before - weight.detach()
-    expected = 0.1 * 0.2 * 48**0.5 * left @ right
-    assert torch.nn.functional.cosine_similarity(step.flatten(), expected.flatten(), dim=0) > 0.97
-    assert float(step.norm() / expected.norm()) == pytest.approx(1.0, abs=0.2)
 
 
 def test_only_touched_rows_of_a_sparse_table_change_and_as_adam_would() -> None:

@@ -160,7 +160,6 @@ def equal_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("changes", [{}, {"moe": MOE, "full_softmax_items": 0, "negatives": EVERY_KIND}])
 @pytest.mark.parametrize("after", [3, 8, 11])
 def test_an_interrupted_training_resumes_to_the_same_result(
@@ -169,12 +168,11 @@ def test_an_interrupted_training_resumes_to_the_same_result(
     tmp_path: Path,
     changes: dict[str, Any],
     after: int,
-    optimizer: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within an epoch, with dropout, negatives, item vectors of some steps ago and the state of the optimiser."""
     monkeypatch.setattr(train, "TREE_STEPS", 2)
-    config = replace(SHORT, checkpoint_minutes=0.0, optimizer=optimizer)
+    config = replace(SHORT, checkpoint_minutes=0.0)
     measure = accuracy(cycle, cycle_catalogue)
     whole = Trainer(fresh_model(cycle_catalogue, **changes), cycle, cycle_catalogue, config, measure)
     expected = whole.run()
@@ -496,7 +494,6 @@ def test_nothing_to_learn_from(build: Any) -> None:
         ({"learning_rate": 0.0}, "learning_rate and clip must be above 0"),
         ({"clip": 0.0}, "learning_rate and clip must be above 0"),
         ({"warmup_share": 1.0}, "warmup_share between 0 and 1"),
-        ({"optimizer": "sgd"}, "optimizer='sgd' must be adamw or muon"),
         ({"accumulate": 0}, "patience and accumulate must be at least 1"),
         ({"precision": "half"}, "precision='half' must be auto, float32 or bfloat16"),
     ],
