@@ -12,6 +12,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from quality import cell, content_names, prepared, summarise
@@ -32,6 +33,7 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 METRICS = ("HitRate@10", "NDCG@10")
 MODES = ("generative", "ann", "hybrid")
+COLUMNS = ("variant", *MODES, "minutes")
 BANK = {"full_softmax_items": 0}
 COLLABORATIVE = "collab"
 # By name: changes of the preset, the model, the training, the tokenizer; without transitions the base model ranks.
@@ -72,17 +74,22 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=6000, help="validation queries that are judged")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--record", type=Path, help="append one JSON line a variant there")
+    parser.add_argument("--table", type=Path, help="also write the tables there, as Markdown")
     arguments = parser.parse_args()
-    results = []
+    results, tables = [], []
     for source in arguments.datasets:
         dataset = prepared(source, arguments.work / source.name, SplitConfig.protocol)
         for name in arguments.variants:
             runs = [run(dataset, source.name, name, seed, arguments) for seed in arguments.seeds]
             results.append({"set": source.name, "variant": name, "runs": runs, "summary": summarise(runs)})
-        show([result for result in results if result["set"] == source.name])
+        tables.append(rows([result for result in results if result["set"] == source.name]))
+        show(source.name, tables[-1])
     if arguments.record:
         with arguments.record.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(recorded(result, arguments.seeds)) + "\n" for result in results)
+    if arguments.table:
+        sections = (markdown(source.name, table) for source, table in zip(arguments.datasets, tables, strict=True))
+        arguments.table.write_text("\n".join(sections), encoding="utf-8")
     print(json.dumps({"benchmark": "ablation", "seeds": arguments.seeds, "results": results}))
 
 
@@ -155,16 +162,34 @@ def recorded(result: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
     }
 
 
-def show(results: list[dict[str, Any]]) -> None:
-    """NDCG@10 of every variant in every mode."""
-    table = Table(title=f"{results[0]['set']}: NDCG@10 on validation")
-    for column in ("variant", *MODES, "minutes"):
+def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+    """A line of the table for each variant: NDCG@10 in every mode, minutes of training."""
+    return [
+        [
+            result["variant"],
+            *(cell(*result["summary"][mode]["NDCG@10"]) if mode in result["summary"] else "–" for mode in MODES),
+            f"{mean(run['minutes'] for run in result['runs']):.1f}",
+        ]
+        for result in results
+    ]
+
+
+def show(name: str, lines: list[list[str]]) -> None:
+    """The table of a dataset."""
+    table = Table(title=f"{name}: NDCG@10 on validation")
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "variant" else "right")
-    for result in results:
-        cells = [cell(*result["summary"][mode]["NDCG@10"]) if mode in result["summary"] else "–" for mode in MODES]
-        minutes = sum(run["minutes"] for run in result["runs"]) / len(result["runs"])
-        table.add_row(result["variant"], *cells, f"{minutes:.1f}")
+    for line in lines:
+        table.add_row(*line)
     Console(width=120).print(table)
+
+
+def markdown(name: str, lines: list[list[str]]) -> str:
+    """The same as Markdown."""
+    text = [f"| {' | '.join((name, *COLUMNS[1:]))} |", "|---" * len(COLUMNS) + "|"]
+    for variant, *cells, minutes in lines:
+        text.append(f"| {variant} | {' | '.join(cells).replace('0.', '.')} | {minutes} |")
+    return "\n".join([*text, ""])
 
 
 if __name__ == "__main__":
