@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,12 @@ from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import checkpoint_of, train_recommender
 from semid.ranking import Ranking
-from semid.retrieval.exact import exact_search
 from semid.tokenizers.tokenizer import TokenizerConfig
 
 KS = (5, 10)
+BEAM = 50
 KNN_BATCH = 1024
+ANSWERED = 4096
 METRICS = ("HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10")
 
 
@@ -120,12 +123,13 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         resume=checkpoint_of(work / "sasrec").exists(),
     )
     began_to_compare = time.monotonic()
-    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=False))
+    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=False))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)
     queries = dataset.split("test")
+    rankings = references(dataset, queries, recommender, sasrec)
     others = compare(
         queries,
-        {name: ModeResult(ranking=ranking) for name, ranking in baselines(dataset, queries, sasrec).items()},
+        {name: ModeResult(ranking=ranking) for name, ranking in rankings.items()},
         ks=KS,
         candidates=dataset.candidates,
         train_counts=dataset.train_counts,
@@ -154,17 +158,27 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     return result
 
 
-def baselines(dataset: Dataset, queries: Queries, recommender: GenerativeRecommender) -> dict[str, Ranking]:
-    """item-kNN; SASRec by its cosines alone, and with the history weighed as our own modes do."""
-    answerer = Answerer(recommender, AnswerConfig(k=max(KS), factory="Flat"))
-    states = answerer.encode(queries)
-    rows = dataset.candidates
-    nearest = exact_search(recommender.query_vectors(states), recommender.item_vectors[rows], max(KS), rows)
+def references(
+    dataset: Dataset, queries: Queries, recommender: GenerativeRecommender, sasrec: GenerativeRecommender
+) -> dict[str, Ranking]:
+    """Each head alone, as published systems rank, with no look at the history; and what others do."""
     return {
+        "generative, codes alone": answered(recommender, queries, "generative", {}),
+        "ann, cosine alone": answered(recommender, queries, "ann", {}),
         "item-kNN": item_knn(dataset, queries, max(KS)),
-        "sasrec": nearest,
-        "sasrec, history weighed": answerer.answer(queries, "ann").ranking,
+        "sasrec, cosine alone": answered(sasrec, queries, "ann", {}),
+        "sasrec": answered(sasrec, queries, "ann", sasrec.weights),
     }
+
+
+def answered(
+    recommender: GenerativeRecommender, queries: Queries, mode: str, weights: Mapping[str, Mapping[str, float]]
+) -> Ranking:
+    """What a mode answers with these weights of the evidence; where there are none, by its head alone."""
+    weighed = copy(recommender)
+    weighed.weights = weights
+    answerer = Answerer(weighed, AnswerConfig(k=max(KS), beam=BEAM, factory="Flat", fallback=False))
+    return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])
 
 
 def item_knn(dataset: Dataset, queries: Queries, k: int, decay: float = 0.7) -> Ranking:
