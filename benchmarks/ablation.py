@@ -60,8 +60,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropout 0.4": {"model": {"dropout": 0.4}},
     "without weight decay": {"train": {"weight_decay": 0.0}},
     "sasrec": {"preset": "sasrec"},
-    "sasrec, dropout 0.2": {"preset": "sasrec", "model": {"dropout": 0.2}},
-    "sasrec, dropout 0.4": {"preset": "sasrec", "model": {"dropout": 0.4}},
+    "sasrec, dropping ids": {"preset": "sasrec", "model": {"id_dropout": 0.1}},
+    "sasrec, dropout 0.5": {"preset": "sasrec", "model": {"dropout": 0.5}},
+    "sasrec, 256 wide": {"preset": "sasrec", "model": {"width": 256}},
+    "sasrec, 16 passes": {"preset": "sasrec", "train": {"epochs": 16}},
     "sasrec, learning rate 1e-3": {"preset": "sasrec", "train": {"learning_rate": 1e-3}},
 }
 
@@ -76,6 +78,9 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="append one JSON line a variant there")
     parser.add_argument("--table", type=Path, help="also write the tables there, as Markdown")
     arguments = parser.parse_args()
+    unknown = set(arguments.variants) - set(VARIANTS)
+    if unknown:
+        parser.error(f"no variant {', '.join(sorted(unknown))}; there are: {'; '.join(VARIANTS)}")
     results, tables = [], []
     for source in arguments.datasets:
         dataset = prepared(source, arguments.work / source.name, SplitConfig.protocol)
@@ -97,10 +102,13 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
     """One variant with one seed: metrics by mode, and the minutes it took."""
     folder = arguments.work / name / f"seed{seed}"
     path = folder / f"{variant.replace(' ', '-')}.json"
+    changes = VARIANTS[variant]
+    settings = json.loads(json.dumps({"changes": changes, "queries": arguments.queries}))
     if path.exists():
         stored: dict[str, Any] = json.loads(path.read_text())
+        if stored["settings"] != settings:
+            raise SystemExit(f"{path} is of {stored['settings']}, not {settings}: use another --work.")
         return stored
-    changes = VARIANTS[variant]
     if changes.get("transitions", True):
         place = folder / path.stem
         recommender = trained(dataset, folder, place, seed, changes)
@@ -114,6 +122,7 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
     compared = compare_modes(answerer, dataset, "valid", ks=(10,), max_queries=arguments.queries).modes
     result = {
         "seed": seed,
+        "settings": settings,
         "modes": {mode: {metric: compared[mode][metric] for metric in METRICS} for mode in MODES if mode in compared},
         "minutes": round(history[-1]["seconds"] / 60, 1),
         "best_epoch": history[-1]["best_epoch"],

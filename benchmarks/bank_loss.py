@@ -59,7 +59,6 @@ def ours(dtype: torch.dtype) -> Callable[..., Tensor]:
             bank,
             scale,
             own,
-            torch.ones(len(states)),
             log_expected=log_expected,
             excluded=equal_pairs(rows[own], rows),
             dtype=dtype,

@@ -4,9 +4,11 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Dataset", "GenerativeRecommender", "SemanticIdTokenizer"]
+__all__ = ["AnswerConfig", "Answerer", "Dataset", "GenerativeRecommender", "SemanticIdTokenizer"]
 
 _HOMES = {
+    "AnswerConfig": "semid.pipeline.answering",
+    "Answerer": "semid.pipeline.answering",
     "Dataset": "semid.data.dataset",
     "GenerativeRecommender": "semid.generative.recommender",
     "SemanticIdTokenizer": "semid.tokenizers.tokenizer",

@@ -2,9 +2,10 @@
 
 Both searches build on it: the beam over the trie and the blocked exact search. Positions stand for places in
 some fixed order (sorted leaves, sorted item rows, popularity), so "lowest position first" is a total order.
-Everything is batched over rows and works on any device.
+Everything is batched over rows; what takes tensors works on any device.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,3 +83,11 @@ def stretches(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """The stretches ``start : start + count`` one after the other: which one (E,) and where (E,) each element is."""
     owner = torch.repeat_interleave(count)
     return owner, torch.arange(len(owner), device=count.device) + (start - (count.cumsum(0) - count))[owner]
+
+
+def is_in(items: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """Whether each item is in the set of its own row: (Q, M), (Q, S) -> (Q, M) bool."""
+    # One sorted array of (row, item) pairs, so that memory does not grow with M * S.
+    highest = int(max(items.max(initial=0), sets.max(initial=0))) + 2
+    offset = np.arange(len(items), dtype=np.int64)[:, None] * highest + 1  # -1 becomes the first of its row
+    return np.isin(items + offset, sets + offset)

@@ -49,7 +49,7 @@ def train(
     features: Annotated[
         tuple[str, ...] | None,
         _of_model(
-            "Inputs: id, codes, content, fields, action, time, profile; all.",
+            "Inputs, of id, codes, content, fields, action, time, profile; by default all that the data has.",
             parser=options.names,
             metavar="NAME,…",
         ),
@@ -59,7 +59,7 @@ def train(
     heads: Annotated[int | None, _of_model("Query heads.")] = None,
     kv_heads: Annotated[int | None, _of_model("Key and value heads.")] = None,
     decoder_layers: Annotated[int | None, _of_model("Blocks of the code decoder.")] = None,
-    experts: Annotated[int | None, _of_model("Routed experts of a mixture; 0 for dense.")] = None,
+    experts: Annotated[int | None, _of_model("Routed experts, the narrower the more a token uses; 0: none.")] = None,
     experts_per_token: Annotated[int | None, _of_model("Experts that a token uses.")] = None,
     context_events: Annotated[int | None, _of_model("Most recent events that are seen.", metavar="N")] = None,
     dropout: Annotated[float | None, _of_model("Dropout on inputs and residual branches.")] = None,
@@ -177,7 +177,9 @@ def _model_config(
     if experts == 0:
         return replace(config, moe=None)
     per_token = MoEConfig.experts_per_token if experts_per_token is None else experts_per_token
-    return replace(config, moe=MoEConfig(num_experts=experts, experts_per_token=per_token))
+    hidden = -(-config.inner // (32 * (per_token + 1))) * 32  # with the shared one about as wide as without experts
+    moe = MoEConfig(num_experts=experts, experts_per_token=per_token, hidden=hidden, shared_hidden=hidden)
+    return replace(config, moe=moe)
 
 
 def generate(

@@ -40,6 +40,8 @@ def added_embeddings(dataset: Artifact) -> dict[str, Embedding]:
     """
     found = {}
     for config in sorted((dataset.path / _FOLDER).glob("*/config.json")):
+        if not _NAME.fullmatch(config.parent.name):
+            continue  # left by one who was stopped while writing
         artifact = open_artifact(config.parent, KIND)
         artifact.require_parent("dataset", dataset)
         vectors, valid = (np.load(config.parent / f"{name}.npy", mmap_mode="r") for name in ("vectors", "valid"))

@@ -7,6 +7,8 @@ import numpy as np
 
 ACTION_UNKNOWN = -1
 TIME_MISSING = np.iinfo(np.int64).min
+# Most events, padding included, of the histories of one batch of queries.
+_PADDED_EVENTS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +89,14 @@ class Queries:
         return self.select(np.sort(np.random.default_rng(0).choice(len(self), count, replace=False)))
 
     def batches(self, size: int) -> Iterator["Queries"]:
-        """Consecutive queries, at most ``size`` at a time."""
-        for first in range(0, len(self), size):
-            yield self.select(np.arange(first, min(first + size, len(self))))
+        """Consecutive queries, at most ``size`` at a time, fewer where padding them to the longest takes much."""
+        first = 0
+        while first < len(self):
+            longest = np.maximum.accumulate((self.end - self.start)[first : first + size])
+            fitting = int(np.count_nonzero(longest * np.arange(1, len(longest) + 1) <= _PADDED_EVENTS))
+            last = first + max(fitting, 1)
+            yield self.select(np.arange(first, last))
+            first = last
 
     def select(self, rows: np.ndarray) -> "Queries":
         """The queries at the given positions, targets included."""

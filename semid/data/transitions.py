@@ -117,6 +117,15 @@ def ages(queries: Queries, items: np.ndarray) -> np.ndarray:
     return _look_up(keys, age[first], items, width, np.int64(-1))
 
 
+def latest_first(queries: Queries, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different candidates of each history, the one taken last first: queries, rising (M,), and items (M,)."""
+    rows, _, past = _backwards(queries)
+    there = np.isin(past, candidates)
+    rows, past = rows[there], past[there]
+    first = np.sort(np.unique(rows * (int(past.max(initial=0)) + 1) + past, return_index=True)[1])
+    return rows[first], past[first]
+
+
 def _look_up(keys: np.ndarray, values: np.ndarray, items: np.ndarray, width: int, missing: np.generic) -> np.ndarray:
     """Of each item (Q, C) the value at the key query · width + item, ``missing`` for others and -1. Keys rise."""
     if not len(keys):

@@ -112,7 +112,7 @@ def beam_search(
         _check_shapes(log_probs, trie, depth, seen)
         beams, wrong_here = _next_beams(log_probs, trie, depth, beams, beam, seen_leaves)
         wrong = wrong | wrong_here
-    if bool(wrong):  # looked at once, at the end: a device is not made to wait at every level
+    if bool(wrong):  # looked at once, at the end
         raise InputError(
             "The decoder gave NaN or a positive log-probability: the model's weights or its input are broken."
         )

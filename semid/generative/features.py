@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
-from semid.data.events import TIME_MISSING
+from semid.data.events import ACTION_UNKNOWN, TIME_MISSING
 from semid.data.features import FIELD_MISSING, ListField
 from semid.errors import InputError
 from semid.generative.histories import GAP_MISSING, HOUR_MISSING, WEEKDAY_MISSING, TokenBatch
@@ -26,6 +26,9 @@ FEATURES = ("id", "codes", "content", "fields", "action", "time", "profile")
 MAX_ID_ROWS = 1 << 20
 ID_PRIMES = (1_048_573, 1_048_559)
 MAX_FIELD_ROWS = 1 << 18
+# From so many rows on, a step costs by the rows that it looks at.
+SPARSE_FIELD_ROWS = 1 << 14
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +109,8 @@ class Catalogue:
             user_fields=F.pad(_integers(dataset.user_fields.values), (0, 0, 0, 1), value=FIELD_MISSING),
             user_sizes=dataset.user_fields.sizes,
             user_lists=tuple(ListColumn.of(field).with_empty_row() for field in dataset.user_fields.lists.values()),
-            num_actions=len(dataset.action_names) if bool((log.actions[: 1 << 20] >= 0).any()) else 0,
-            has_times=bool(log.num_events) and bool((log.times[: 1 << 20] != TIME_MISSING).any()),
+            num_actions=len(dataset.action_names) if _any_but(log.actions, ACTION_UNKNOWN) else 0,
+            has_times=_any_but(log.times, TIME_MISSING),
         )
 
     @cached_property
@@ -146,13 +149,27 @@ def _integers(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))  # a copy: tensors must not lie on read-only mapped files
 
 
-class FieldsEncoder(nn.Module):
-    """Sum of one embedding a categorical column; the mean over the values of a multi-value column."""
+def _any_but(values: np.ndarray, missing: int) -> bool:
+    """Whether there is any other value, looked for block by block."""
+    return any(bool((values[first : first + _BLOCK] != missing).any()) for first in range(0, len(values), _BLOCK))
 
-    def __init__(self, sizes: tuple[int, ...], list_sizes: tuple[int, ...], width: int) -> None:
+
+class FieldsEncoder(nn.Module):
+    """Sum of one embedding a categorical column; the mean over the values of a multi-value column.
+
+    Args:
+        sparse: whether large tables have gradients in the rows that were looked up alone.
+    """
+
+    def __init__(
+        self, sizes: tuple[int, ...], list_sizes: tuple[int, ...], width: int, *, sparse: bool = False
+    ) -> None:
         super().__init__()
-        self.single = EmbeddingTables([min(size, MAX_FIELD_ROWS) for size in sizes], width)
-        self.lists = EmbeddingTables([min(size, MAX_FIELD_ROWS) for size in list_sizes], width)
+        sparse_from = SPARSE_FIELD_ROWS if sparse else None
+        self.single = EmbeddingTables([min(size, MAX_FIELD_ROWS) for size in sizes], width, sparse_from=sparse_from)
+        self.lists = EmbeddingTables(
+            [min(size, MAX_FIELD_ROWS) for size in list_sizes], width, sparse_from=sparse_from
+        )
 
     def forward(self, values: Tensor, lists: tuple[ListColumn, ...], rows: Tensor) -> Tensor:
         """Encode ``rows`` (M,) of the (R, F) values and the list columns. (M, D)"""
@@ -188,12 +205,14 @@ class ItemEncoder(nn.Module):
         rows = catalogue.num_items
         sizes = ID_PRIMES if rows > MAX_ID_ROWS else (rows,)
         # Where not all items are encoded at each step, a step costs by the items that it looks at.
-        self.ids = EmbeddingTables(sizes, width, sparse=not whole) if "id" in features else None
+        self.ids = EmbeddingTables(sizes, width, sparse_from=None if whole else 0) if "id" in features else None
         self.codes = EmbeddingTables(catalogue.num_codes, width) if "codes" in features else None
         self.content = nn.Linear(catalogue.content.shape[1], width) if "content" in features else None
         self.unknown = nn.Parameter(torch.zeros(width)) if "content" in features else None
         lists = tuple(column.size for column in catalogue.item_lists)
-        self.fields = FieldsEncoder(catalogue.item_sizes, lists, width) if "fields" in features else None
+        self.fields = (
+            FieldsEncoder(catalogue.item_sizes, lists, width, sparse=not whole) if "fields" in features else None
+        )
         if self.content is not None:
             nn.init.normal_(self.content.weight, std=0.05 / catalogue.content.shape[1] ** 0.5)
             nn.init.zeros_(self.content.bias)

@@ -30,12 +30,15 @@ class EmbeddingTables(nn.Module):
     """One embedding table a column of indices.
 
     An index past the end of its table wraps around, which is how a large set of ids shares the rows of a small
-    table. Sparse tables have gradients in the rows that were looked up alone.
+    table. Tables of at least ``sparse_from`` rows have gradients in the rows that were looked up alone.
     """
 
-    def __init__(self, sizes: Sequence[int], width: int, std: float = 0.02, *, sparse: bool = False) -> None:
+    def __init__(
+        self, sizes: Sequence[int], width: int, std: float = 0.02, *, sparse_from: int | None = None
+    ) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(size, width, sparse=sparse) for size in sizes)
+        least = float("inf") if sparse_from is None else sparse_from
+        self.tables = nn.ModuleList(nn.Embedding(size, width, sparse=size >= least) for size in sizes)
         for index in range(len(sizes)):
             nn.init.normal_(self._table(index).weight, std=std)
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from semid.selection import stretches
 
-# Entries of the logits held at one time: 8 MB of float32, small enough to stay in cache.
+# Entries of the logits held at one time: on a CPU 8 MB of float32, small enough to stay in cache.
 _CHUNK_ELEMENTS = 1 << 21
+_GPU_CHUNK_ELEMENTS = 1 << 27
 # With fewer positions at a time, adding to the gradient of a large bank would take longer than its products.
 _LEAST_ROWS = 128
 
@@ -20,7 +21,7 @@ Pairs = tuple[Tensor, Tensor]
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Σ_p w_p · −log softmax over the bank of the logits of p at its own entry, without ever storing P × M logits.
+    """Σ_p −log softmax over the bank of the logits of p at its own entry, without ever storing P × M logits.
 
     The gradient of a chunk is formed while its softmax is at hand, so backward only multiplies by a number.
     """
@@ -32,13 +33,13 @@ class _SoftmaxLoss(torch.autograd.Function):
         bank: Tensor,
         scale: Tensor,
         own: Tensor,
-        weights: Tensor,
         offset: Tensor | None,
         excluded: Pairs | None,
         duplicate_cosine: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        rows = max(_CHUNK_ELEMENTS // len(bank), _LEAST_ROWS)
+        elements = _GPU_CHUNK_ELEMENTS if states.is_cuda else _CHUNK_ELEMENTS
+        rows = max(elements // len(bank), _LEAST_ROWS)
         firsts = range(0, len(states), rows)
         bounds = _bounds(excluded, firsts, len(states))
         scaled, columns = (states * scale).to(dtype), bank.to(dtype)
@@ -60,9 +61,9 @@ class _SoftmaxLoss(torch.autograd.Function):
             logits.scatter_(1, place, positive)  # is there for certain: neither corrected nor excluded
             peak = logits.amax(dim=1, keepdim=True)
             mass = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
-            total += (weights[part, None] * (mass.log() + peak - positive)).sum()
-            probability = logits.mul_(weights[part, None] / mass)
-            probability.scatter_add_(1, place, -weights[part, None])
+            total += (mass.log() + peak - positive).sum()
+            probability = logits.div_(mass)
+            probability.scatter_add_(1, place, torch.full_like(peak, -1.0))
             probability = probability.to(dtype)
             torch.mm(probability, columns, out=state_gradient[part])
             bank_gradient += (probability.T @ scaled[part]).to(bank.dtype)
@@ -76,7 +77,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(context: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         states, bank, scale = context.saved_tensors
         gradients = (upstream[0] * states, upstream[0] * bank, upstream[0] * scale)
-        return *gradients, None, None, None, None, None, None
+        return *gradients, None, None, None, None, None
 
 
 def softmax_loss(
@@ -84,7 +85,6 @@ def softmax_loss(
     bank: Tensor,
     scale: Tensor,
     own: Tensor,
-    weights: Tensor | None = None,
     *,
     log_expected: Tensor | None = None,
     excluded: Pairs | None = None,
@@ -103,17 +103,15 @@ def softmax_loss(
         bank: (M, D) unit vectors.
         scale: scalar, one over the temperature.
         own: (P,) int64, the bank entry of each position's positive.
-        weights: (P,) weight of each position, 1 by default; the result is divided by their sum.
         log_expected: (M,) log of the expected count of each entry's item; nothing is corrected without it.
         excluded: (E,) positions in ascending order and (E,) entries that do not count as negatives for them.
         duplicate_cosine: entries whose cosine with the positive is above this do not count as negatives either;
             costs a third more.
         dtype: of the matrix products; that of ``states`` by default.
     """
-    weights = states.new_ones(len(states)) if weights is None else weights
-    arguments = (states, bank, scale, own, weights, log_expected, excluded, duplicate_cosine)
+    arguments = (states, bank, scale, own, log_expected, excluded, duplicate_cosine)
     total: Tensor = _SoftmaxLoss.apply(*arguments, dtype or states.dtype)  # type: ignore[no-untyped-call]
-    return total / weights.sum()
+    return total / len(states)
 
 
 def _bounds(excluded: Pairs | None, firsts: range, count: int) -> list[int]:
@@ -137,12 +135,6 @@ def equal_pairs(keys: Tensor, entries: Tensor) -> Pairs:
     count = torch.searchsorted(values, keys, right=True) - start
     positions, places = stretches(start, count)
     return positions, order[places]
-
-
-def join_pairs(*parts: Pairs) -> Pairs:
-    """Several sets of pairs as one, positions ascending."""
-    positions, order = torch.sort(torch.cat([part[0] for part in parts]), stable=True)
-    return positions, torch.cat([part[1] for part in parts])[order]
 
 
 def action_loss(logits: Tensor, actions: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class ModelConfig:
         """The shape that follows from one dial: 64 · dial wide and as many blocks, but at least two.
 
         Heads are 64 wide, but at least four; two of them share a key/value head. At a dial of 8 that is a trunk of
-        25 million weights, and every doubling has eight times as many.
+        23 million weights; from 2 on, every doubling has eight times as many.
         """
         heads = max(4, dial)
         return ModelConfig(width=64 * dial, layers=max(2, dial), heads=heads, kv_heads=heads // 2)
@@ -132,7 +132,14 @@ PRESETS = {
     "base": ModelConfig.sized(4),
     "large": ModelConfig.sized(8),
     # The baseline: item ids and their order alone, one softmax over the catalogue (arXiv 1808.09781, 2309.07602).
-    "sasrec": replace(ModelConfig.sized(2), features=("id",), next_action=False, code_weight=0.0, action_weight=0.0),
+    "sasrec": replace(
+        ModelConfig.sized(2),
+        features=("id",),
+        id_dropout=0.0,
+        next_action=False,
+        code_weight=0.0,
+        action_weight=0.0,
+    ),
 }
 
 
@@ -149,7 +156,7 @@ class Model(nn.Module):
         nn.init.zeros_(self.tower.down.weight)
         self.context = ContextEncoder(catalogue.num_actions, width, features)
         self.profile = (
-            FieldsEncoder(catalogue.user_sizes, tuple(c.size for c in catalogue.user_lists), width)
+            FieldsEncoder(catalogue.user_sizes, tuple(c.size for c in catalogue.user_lists), width, sparse=True)
             if "profile" in features
             else None
         )
@@ -235,8 +242,9 @@ class Model(nn.Module):
         return CodeTree(catalogue.trie, catalogue.trie.mean_vectors(vectors.detach()))
 
     def uses_node_vectors(self, catalogue: Catalogue) -> bool:
-        """Whether the code decoder sees the items under each node: they are trained, and not too many."""
-        return catalogue.num_items <= self.config.node_vector_items and self.config.contrastive_weight > 0
+        """Whether the code decoder sees the items under each node: both are trained, and the items not too many."""
+        both = self.config.contrastive_weight > 0 and self.config.code_weight > 0
+        return both and catalogue.num_items <= self.config.node_vector_items
 
     def all_item_vectors(self, catalogue: Catalogue) -> Tensor:
         """Unit vectors (N, D) of all items, encoded block by block."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING
-from semid.generative.losses import Pairs, equal_pairs, join_pairs
+from semid.generative.losses import Pairs, equal_pairs
 
 PROPOSALS = ("uniform", "popular", "recent", "hard")
 # Popularity tempered as in word2vec (arXiv 1310.4546).
@@ -29,7 +29,8 @@ class Bank:
     Attributes:
         rows: (M,) int64 item rows.
         log_expected: (M,) float32, log of how often each entry's item is expected in such a bank.
-        excluded: positions and entries that are no negatives for them: the same item, or one of the same history.
+        excluded: positions and entries that are no negatives for them: the same item, or another target of the same
+            history, wherever it comes from.
     """
 
     rows: Tensor
@@ -86,8 +87,9 @@ class NegativeSampler:
                 rows.append(drawn)
                 expected = expected + count * probability
         bank = torch.cat(rows)
-        excluded = join_pairs(equal_pairs(targets, bank), equal_pairs(histories, histories))
-        return Bank(bank, expected[bank].clamp(min=1e-12).log(), excluded)
+        positions, companions = equal_pairs(histories, histories)
+        pair, entries = equal_pairs(targets[companions], bank)
+        return Bank(bank, expected[bank].clamp(min=1e-12).log(), (positions[pair], entries))
 
     def _uniform(self, count: int, _: Tensor) -> tuple[Tensor, Tensor]:
         size = len(self.share)

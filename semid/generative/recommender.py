@@ -13,6 +13,7 @@ from torch import Tensor
 
 from semid.artifacts import Artifact, create_artifact, open_artifact
 from semid.codes import SemanticIds
+from semid.data.dataset import ranges
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.transitions import Transitions
 from semid.errors import InputError
@@ -193,32 +194,6 @@ class GenerativeRecommender:
         result[~there] = -np.inf
         return result
 
-    def recommend(
-        self,
-        histories: Sequence[Sequence[int]] | Queries,
-        *,
-        beam: int = 50,
-        k: int = 10,
-        filter_seen: bool = False,
-        action: str | None = None,
-    ) -> Ranking:
-        """Generate the next items after each history of item rows, oldest first.
-
-        Args:
-            action: wanted next action; None for the usual one.
-        """
-        queries = histories if isinstance(histories, Queries) else queries_from_histories(histories)
-        self._check_items(queries)
-        seen = seen_items(queries) if filter_seen else None
-        return self.generate(self.encode(queries, action or self.usual_action), beam=max(beam, k), k=k, seen=seen)
-
-    def _check_items(self, queries: Queries) -> None:
-        items = queries.log.items
-        if len(items) and (items.min() < 0 or items.max() >= self.catalogue.num_items):
-            raise InputError(
-                f"A history holds item rows outside 0..{self.catalogue.num_items - 1}: map raw ids to rows first."
-            )
-
     def _action_code(self, action: str) -> int:
         if action == ANY_ACTION:
             return 0
@@ -281,13 +256,18 @@ class GenerativeRecommender:
         return recommender
 
 
-def queries_from_histories(histories: Sequence[Sequence[int]]) -> Queries:
-    """Queries without targets, users or times from plain lists of item rows."""
+def queries_from_histories(histories: Sequence[Sequence[int]], num_items: int) -> Queries:
+    """Queries without targets, users or times from plain lists of item rows.
+
+    Raises:
+        InputError: a row that no item has.
+    """
     lengths = np.array([len(history) for history in histories], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total, count = int(offsets[-1]), len(histories)
     items = np.fromiter((item for history in histories for item in history), np.int64, total)
-    items = items.clip(-1, np.iinfo(np.int32).max)  # rows that do not fit stay wrong, for the check to find
+    if total and (items.min() < 0 or items.max() >= num_items):
+        raise InputError(f"A history holds item rows outside 0..{num_items - 1}: map raw ids to rows first.")
     log = EventLog(
         items.astype(np.int32), np.full(total, ACTION_UNKNOWN, np.int8), np.full(total, TIME_MISSING), offsets
     )
@@ -298,7 +278,5 @@ def seen_items(queries: Queries) -> np.ndarray:
     """(Q, S) int64 items of each query's whole history, -1 padded."""
     lengths = queries.end - queries.start
     seen = np.full((len(queries), int(lengths.max(initial=0))), -1, np.int64)
-    columns = np.arange(seen.shape[1])
-    inside = columns < lengths[:, None]
-    seen[inside] = queries.log.items[(queries.start[:, None] + columns)[inside]]
+    seen[np.arange(seen.shape[1]) < lengths[:, None]] = queries.log.items[ranges(queries.start, lengths)]
     return seen

@@ -78,8 +78,10 @@ class TrainConfig:
             raise InputError(
                 "patience and accumulate must be at least 1; epochs, batch_tokens and max_minutes at least 0."
             )
-        if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.warmup_share < 1:
-            raise InputError("learning_rate and clip must be above 0, warmup_share between 0 and 1.")
+        if self.learning_rate <= 0 or self.clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
+            raise InputError(
+                "learning_rate and clip must be above 0, weight_decay at least 0, warmup_share between 0 and 1."
+            )
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise InputError(f"precision={self.precision!r} must be auto, float32 or bfloat16.")
 

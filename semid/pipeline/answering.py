@@ -8,7 +8,7 @@ import numpy as np
 
 from semid.data.events import Queries
 from semid.errors import InputError
-from semid.generative.recommender import GenerativeRecommender, QueryStates
+from semid.generative.recommender import GenerativeRecommender, QueryStates, queries_from_histories
 from semid.pipeline import evidence
 from semid.pipeline.evidence import Past
 from semid.ranking import Ranking
@@ -18,8 +18,6 @@ from semid.retrieval.hybrid import union
 
 MODES = ("generative", "ann", "hybrid")
 USUAL_ACTION = "usual"
-# Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
-JUDGED_AGAIN = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +67,11 @@ class Answerer:
 
     Args:
         recommender: trained.
-        config: how to answer.
+        config: how to answer; by default as :class:`AnswerConfig` says.
     """
 
-    def __init__(self, recommender: GenerativeRecommender, config: AnswerConfig) -> None:
-        self.recommender, self.config = recommender, config
+    def __init__(self, recommender: GenerativeRecommender, config: AnswerConfig | None = None) -> None:
+        self.recommender, self.config = recommender, config or AnswerConfig()
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -99,6 +97,15 @@ class Answerer:
         action = self.config.action
         return self.recommender.encode(queries, self.recommender.usual_action if action == USUAL_ACTION else action)
 
+    def recommend(self, histories: Sequence[Sequence[int]], mode: str = "generative") -> Ranking:
+        """The top k after each history, a list of item rows, oldest first.
+
+        Raises:
+            InputError: as in :meth:`answers`, or a row that no item has.
+        """
+        queries = queries_from_histories(histories, self.recommender.catalogue.num_items)
+        return self.answer(queries, mode).ranking
+
     def answer(self, queries: Queries, mode: str) -> Answer:
         """The top k of each query in one of MODES; see :meth:`answers`."""
         return self.answers(queries, (mode,))[mode]
@@ -118,7 +125,7 @@ class Answerer:
             )
         states = self.encode(queries)
         config = self.config
-        most = max(JUDGED_AGAIN, config.k)
+        most = max(evidence.JUDGED_AGAIN, config.k)
         past = Past.of(queries, self.recommender.candidates, most, filter_seen=config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
         return {mode: ways[mode](queries, states, past) for mode in modes}

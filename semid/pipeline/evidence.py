@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semid.data.dataset import ranges
 from semid.data.events import Queries
-from semid.data.transitions import ages
+from semid.data.transitions import ages, latest_first
 from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
 from semid.ranking import Ranking
 from semid.retrieval.combining import Candidates, fit_weights
 from semid.retrieval.hybrid import union
+from semid.selection import is_in
 
 GENERATIVE, DENSE, TRANSITION, REPEAT, RECENCY = "generative", "dense", "transition", "repeat", "recency"
 # Without validation queries: the heads alone, and together with what follows the history.
@@ -25,6 +27,8 @@ PRIOR: Mapping[str, Mapping[str, float]] = {
     "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_HISTORY},
 }
 _POSITIVE = (GENERATIVE, DENSE, TRANSITION)
+# Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
+JUDGED_AGAIN = 100
 # Strengths of transitions count by their logarithm, from a strength of one in so many on.
 _STRENGTH = 20.0
 
@@ -49,14 +53,13 @@ class Past:
         items = seen_items(queries)
         if filter_seen:
             return Past(items, items[:, :0], np.ones(len(queries), bool))
-        possible = np.where(np.isin(items, candidates), items, -1)
-        order = np.argsort(np.where(possible < 0, np.inf, ages(queries, possible)), axis=1, kind="stable")
-        latest_first = np.take_along_axis(possible, order, axis=1)
-        repeated = np.zeros(items.shape, bool)
-        repeated[:, 1:] = latest_first[:, 1:] == latest_first[:, :-1]  # equal items have equal ages
-        different = np.where(repeated, -1, latest_first)
-        different = np.take_along_axis(different, np.argsort(different < 0, axis=1, kind="stable"), axis=1)
-        return Past(items, different[:, :most], np.asarray((different[:, most:] < 0).all(axis=1)))
+        rows, latest = latest_first(queries, candidates)
+        different = np.bincount(rows, minlength=len(queries))
+        place = ranges(np.zeros(len(queries), np.int64), different)
+        kept = place < most
+        again = np.full((len(queries), min(most, int(different.max(initial=0)))), -1, np.int64)
+        again[rows[kept], place[kept]] = latest[kept]
+        return Past(items, again, different <= most)
 
 
 def of_one(
@@ -110,8 +113,7 @@ def _scale(recommender: GenerativeRecommender) -> float:
 
 
 def _unseen(ranking: Ranking, seen: np.ndarray) -> Ranking:
-    hidden = (ranking.items[:, :, None] == seen[:, None, :]).any(axis=2)
-    return Ranking(np.where(hidden, -1, ranking.items), ranking.scores)
+    return Ranking(np.where(is_in(ranking.items, seen), -1, ranking.items), ranking.scores)
 
 
 def fit(candidates: Candidates, queries: Queries, mode: str) -> dict[str, float]:
@@ -130,7 +132,8 @@ def bound_of_others(
         bound: (Q,) most that the search's score of such an item may be.
     """
     weight = weights[name] * (_scale(recommender) if name == DENSE else 1.0)
-    most = weight * np.maximum(bound.astype(np.float64), np.finfo(np.float32).min)  # no 0 · -inf
+    there = bound > -np.inf  # otherwise nothing is left, whatever the weight
+    most = np.where(there, weight * np.where(there, bound, 0.0).astype(np.float64), -np.inf)
     return np.where(past.all_judged, most, np.inf)
 
 

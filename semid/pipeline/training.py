@@ -165,7 +165,7 @@ def _by_mode(
 ) -> dict[str, Candidates]:
     """The candidates of each mode whose heads are trained, with their evidence."""
     config, states = recommender.model.config, recommender.encode(queries, action)
-    rows, past = recommender.candidates, Past.of(queries, recommender.candidates, VALIDATION_BEAM)
+    rows, past = recommender.candidates, Past.of(queries, recommender.candidates, evidence.JUDGED_AGAIN)
     count = min(count, len(rows))
     lists: dict[str, Ranking] = {}
     if config.code_weight > 0:

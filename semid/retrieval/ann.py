@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from semid.errors import InputError
 from semid.ranking import Ranking
 from semid.retrieval.exact import check_items, check_search, exact_search
+from semid.selection import is_in
 
 INDEX_NAME = "index.faiss"
 ROWS_NAME = "index_rows.safetensors"
@@ -116,7 +117,7 @@ class AnnIndex:
             found, found_scores = self._fetch(queries[open_queries], fetch)
             hidden = found < 0
             if seen is not None:
-                hidden |= _is_in(found, seen[open_queries])
+                hidden |= is_in(found, seen[open_queries])
             part_items, part_scores = _first_shown(found, found_scores, hidden, k)
             items[open_queries], scores[open_queries] = part_items, part_scores
             if fetch == len(self):
@@ -134,7 +135,7 @@ class AnnIndex:
         """
         truth = exact_search(queries, vectors, k, item_rows=self.item_rows).items
         wanted = truth >= 0
-        return float((_is_in(truth, self.search(queries, k).items) & wanted).sum() / max(1, wanted.sum()))
+        return float((is_in(truth, self.search(queries, k).items) & wanted).sum() / max(1, wanted.sum()))
 
     def save(self, directory: Path) -> None:
         """Write ``index.faiss`` and ``index_rows.safetensors`` into a directory, made if it is not there."""
@@ -210,14 +211,6 @@ def _first_shown(items: np.ndarray, scores: np.ndarray, hidden: np.ndarray, k: i
     scores = np.where(gone, -np.inf, np.take_along_axis(scores, order, axis=1))
     missing = ((0, 0), (0, k - items.shape[1]))
     return np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf)
-
-
-def _is_in(items: np.ndarray, sets: np.ndarray) -> np.ndarray:
-    """Whether each item is in the set of its own row: (Q, M), (Q, S) -> (Q, M) bool."""
-    # One sorted array of (row, item) pairs, so that memory does not grow with M * S.
-    highest = int(max(items.max(initial=0), sets.max(initial=0))) + 2
-    offset = np.arange(len(items), dtype=np.int64)[:, None] * highest + 1  # -1 becomes the first of its row
-    return np.isin(items + offset, sets + offset)
 
 
 def _matrix(vectors: np.ndarray, what: str) -> np.ndarray:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,16 @@ def make_queries(target_counts: list[int]) -> Queries:
 def test_log_counts() -> None:
     log = make_queries([1]).log
     assert (log.num_users, log.num_events) == (2, 20)
+
+
+def test_batches_hold_few_queries_where_one_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histories of 0, 1, …, 9 events, padded to the longest: at most 12 events a batch, or one query."""
+    monkeypatch.setattr("semid.data.events._PADDED_EVENTS", 12)
+    ends = [batch.end.tolist() for batch in make_queries([1] * 10).batches(4)]
+    assert ends == [[0, 1, 2, 3], [4, 5], [6], [7], [8], [9]]
+    monkeypatch.setattr("semid.data.events._PADDED_EVENTS", 5)
+    assert [batch.end.tolist() for batch in make_queries([1] * 4).batches(2)] == [[0, 1], [2], [3]]
+    assert list(make_queries([]).batches(4)) == []
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.data())

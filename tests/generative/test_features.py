@@ -84,6 +84,18 @@ def test_values_of_long_columns_share_rows(monkeypatch: pytest.MonkeyPatch) -> N
     assert not torch.equal(result[0], result[2])
 
 
+def test_only_looked_up_rows_of_large_columns_have_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "SPARSE_FIELD_ROWS", 5)
+    made = FieldsEncoder((8, 2), (9,), WIDTH, sparse=True)
+    column = ListColumn(torch.tensor([0, 2, 3]), torch.tensor([1, 8, 1]), 9)
+    made(torch.tensor([[3, 0], [7, 1]]), (column,), torch.tensor([0, 1])).sum().backward()
+    large, small, listed = made.single.tables[0].weight, made.single.tables[1].weight, made.lists.tables[0].weight
+    assert large.grad.coalesce().indices().tolist() == [[3, 7]]
+    assert listed.grad.coalesce().indices().tolist() == [[1, 8]]
+    assert not small.grad.is_sparse
+    assert not any(table.sparse for table in FieldsEncoder((8, 2), (9,), WIDTH).single.tables)
+
+
 def test_each_part_of_an_item_is_a_switch(catalogue: Catalogue) -> None:
     """All parts together are the sum of the parts alone, each computed here by hand."""
     made = encoder(catalogue, "id", "codes", "content", "fields")

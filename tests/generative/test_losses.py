@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.generative import losses
-from semid.generative.losses import action_loss, equal_pairs, join_pairs, softmax_loss
+from semid.generative.losses import action_loss, equal_pairs, softmax_loss
 
 POSITIONS, ITEMS, WIDTH = 37, 50, 8
 
@@ -22,15 +22,13 @@ def unit(rows: int, seed: int) -> Tensor:
 
 
 class Case:
-    """Random states, items, targets and weights, some targets repeated and some weights zero."""
+    """Random states, items and targets, some of these repeated."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(2)
         self.states, self.items = unit(POSITIONS, 0), unit(ITEMS, 1)
         self.scale = torch.tensor(12.5, dtype=torch.float64)
         self.targets = torch.randint(ITEMS // 2, (POSITIONS,), generator=generator)
-        self.weights = torch.rand(POSITIONS, generator=generator, dtype=torch.float64)
-        self.weights[3] = 0.0
 
     def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         return tuple(  # type: ignore[return-value]
@@ -38,13 +36,13 @@ class Case:
         )
 
     def reference(self) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss and gradients by autograd on Σ w · (log Σ exp(s h·e) − s h·e_target) / Σ w."""
+        """Mean loss and gradients by autograd on log Σ exp(s h·e) − s h·e_target."""
         states, items, scale = inputs = self.inputs(torch.float64)
         total = torch.zeros((), dtype=torch.float64)
         for place in range(POSITIONS):
             logits = scale * (items @ states[place])
-            total = total + self.weights[place] * (logits.exp().sum().log() - logits[self.targets[place]])
-        loss = total / self.weights.sum()
+            total = total + logits.exp().sum().log() - logits[self.targets[place]]
+        loss = total / POSITIONS
         return loss, torch.autograd.grad(loss, inputs)
 
 
@@ -63,7 +61,7 @@ def test_full_softmax_equals_the_formula(
     monkeypatch.setattr(losses, "_LEAST_ROWS", 1)
     expected, expected_gradients = case.reference()
     inputs = case.inputs(dtype)
-    loss = softmax_loss(*inputs, case.targets, case.weights.to(dtype))
+    loss = softmax_loss(*inputs, case.targets)
     gradients = torch.autograd.grad(3.0 * loss, inputs)
     torch.testing.assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
@@ -75,13 +73,13 @@ def test_full_softmax_by_hand() -> None:
     """One state, two items at cosines 1 and 0, scale ln 3: probabilities 3/4 and 1/4."""
     states, items = torch.tensor([[1.0, 0.0]]), torch.eye(2)
     for target, expected in ((0, math.log(4 / 3)), (1, math.log(4))):
-        loss = softmax_loss(states, items, torch.tensor(3.0).log(), torch.tensor([target]), torch.ones(1))
+        loss = softmax_loss(states, items, torch.tensor(3.0).log(), torch.tensor([target]))
         assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
 def test_full_softmax_passes_gradcheck(case: Case) -> None:
     def loss(*inputs: Tensor) -> Tensor:
-        return softmax_loss(*inputs, case.targets[:5], case.weights[:5])
+        return softmax_loss(*inputs, case.targets[:5])
 
     states, items, scale = case.inputs(torch.float64)
     assert torch.autograd.gradcheck(loss, (states[:5].detach().requires_grad_(), items, scale))
@@ -92,7 +90,7 @@ def test_full_softmax_in_bfloat16_is_close(case: Case, monkeypatch: pytest.Monke
     monkeypatch.setattr(losses, "_LEAST_ROWS", 1)
     expected, expected_gradients = case.reference()
     inputs = case.inputs(torch.float32)
-    loss = softmax_loss(*inputs, case.targets, case.weights.float(), dtype=torch.bfloat16)
+    loss = softmax_loss(*inputs, case.targets, dtype=torch.bfloat16)
     assert loss.dtype == torch.float32
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.02)
     for gradient, wanted in zip(torch.autograd.grad(loss, inputs), expected_gradients, strict=True):
@@ -102,7 +100,7 @@ def test_full_softmax_in_bfloat16_is_close(case: Case, monkeypatch: pytest.Monke
 
 def test_full_softmax_stays_finite_at_large_scales(case: Case) -> None:
     states, items, _ = case.inputs(torch.float32)
-    loss = softmax_loss(states, items, torch.tensor(1e4), case.targets, case.weights.float())
+    loss = softmax_loss(states, items, torch.tensor(1e4), case.targets)
     assert torch.isfinite(loss)
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, (states, items)))
 
@@ -122,14 +120,18 @@ class Sampled:
         self.rows[12] = 11
         self.states[4] = F.normalize(self.bank[4] + self.states[4], dim=0)  # so that it weighs
         self.log_expected = torch.randn(size, generator=generator, dtype=torch.float64)
-        self.weights = torch.rand(self.POSITIVES, generator=generator, dtype=torch.float64)
         self.histories = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 4])
 
     def loss(self, states: Tensor, bank: Tensor, scale: Tensor, **changes: Any) -> Tensor:
-        pairs = join_pairs(equal_pairs(self.targets, self.rows), equal_pairs(self.histories, self.histories))
+        same = (self.targets[:, None] == self.rows) | (self.histories[:, None] == self.histories_of_entries())
+        pairs = same.nonzero(as_tuple=True)
         arguments = {"log_expected": self.log_expected.to(states.dtype), "excluded": pairs, **changes}
         own = torch.arange(self.POSITIVES)
-        return softmax_loss(states, bank, scale, own, self.weights.to(states.dtype), **arguments)
+        return softmax_loss(states, bank, scale, own, **arguments)
+
+    def histories_of_entries(self) -> Tensor:
+        """Of the positives; negatives have none."""
+        return F.pad(self.histories, (0, self.NEGATIVES), value=-1)
 
     def reference(self, inputs: tuple[Tensor, Tensor, Tensor], threshold: float) -> Tensor:
         """Loops in double precision: the positive, and every entry of another item and another history, corrected."""
@@ -143,8 +145,8 @@ class Sampled:
                 duplicate = float(bank[m].detach() @ bank[p].detach()) > threshold
                 if self.rows[m] != self.targets[p] and not same_history and not duplicate:
                     mass = mass + (scale * (states[p] @ bank[m]) - self.log_expected[m]).exp()
-            total = total + self.weights[p] * (mass.log() - own)
-        return total / self.weights.sum()
+            total = total + mass.log() - own
+        return total / self.POSITIVES
 
     def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         scale = torch.tensor(9.0, dtype=dtype, requires_grad=True)
@@ -189,13 +191,6 @@ def test_equal_pairs_are_all_of_them(keys: list[int], entries: list[int]) -> Non
     assert sorted(zip(positions.tolist(), columns.tolist(), strict=True)) == expected
 
 
-def test_joined_pairs_are_in_order() -> None:
-    one, other = (torch.tensor([0, 2, 2]), torch.tensor([5, 4, 1])), (torch.tensor([1, 2]), torch.tensor([3, 4]))
-    positions, columns = join_pairs(one, other)
-    assert positions.tolist() == [0, 1, 2, 2, 2]
-    assert columns.tolist() == [5, 3, 4, 1, 4]
-
-
 def test_a_bank_with_the_expected_counts_is_the_full_softmax(case: Case) -> None:
     """Popular items, as positives or as negatives, are neither favoured nor held back."""
     copies = torch.randint(0, 9, (ITEMS,), generator=torch.Generator().manual_seed(1))
@@ -205,7 +200,7 @@ def test_a_bank_with_the_expected_counts_is_the_full_softmax(case: Case) -> None
     counts = rows.bincount(minlength=ITEMS)
     assert counts.min() == 1
     assert counts.max() > 5
-    inputs, others, weights = case.inputs(torch.float64), case.inputs(torch.float64), case.weights
+    inputs, others = case.inputs(torch.float64), case.inputs(torch.float64)
     states, items, scale = inputs
     log_expected = counts[rows].double().log()
     sampled = softmax_loss(
@@ -213,11 +208,10 @@ def test_a_bank_with_the_expected_counts_is_the_full_softmax(case: Case) -> None
         items[rows],
         scale,
         targets,
-        weights,
         log_expected=log_expected,
         excluded=equal_pairs(targets, rows),
     )
-    full = softmax_loss(*others, targets, weights)
+    full = softmax_loss(*others, targets)
     torch.testing.assert_close(sampled, full)
     pairs = zip(torch.autograd.grad(sampled, inputs), torch.autograd.grad(full, others), strict=True)
     for gradient, wanted in pairs:

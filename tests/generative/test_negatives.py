@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -61,16 +60,14 @@ def test_several_proposals_add_up_and_none_leaves_the_positives(dataset: Dataset
 
 def test_same_items_and_histories_are_excluded(dataset: Dataset) -> None:
     torch.manual_seed(0)
-    targets, histories = torch.tensor([0, 3, 0]), torch.tensor([7, 7, 2])
-    bank = NegativeSampler.of(dataset, CELLS, {"uniform": 20}).draw(targets, histories)
+    targets, histories = torch.tensor([0, 3, 0, 5]), torch.tensor([7, 7, 2, 7])
+    bank = NegativeSampler.of(dataset, CELLS, {"uniform": 40}).draw(targets, histories)
+    taken = {7: {0, 3, 5}, 2: {0}}
+    assert {0, 3, 5} <= set(bank.rows[4:].tolist())  # also as drawn negatives
     found = set(zip(*(part.tolist() for part in bank.excluded), strict=True))
-    expected = {
-        (p, m)
-        for p in range(3)
-        for m in range(23)
-        if bank.rows[m] == targets[p] or (m < 3 and histories[m] == histories[p])
-    }
-    assert found == expected
+    rows = bank.rows.tolist()
+    assert found == {(p, m) for p in range(4) for m in range(44) if rows[m] in taken[int(histories[p])]}
+    assert bank.excluded[0].tolist() == sorted(bank.excluded[0].tolist())
 
 
 def test_latest_items_go_by_time(build: Any) -> None:
@@ -94,6 +91,10 @@ def test_nothing_to_learn_from_has_no_latest_items(dataset: Dataset) -> None:
     assert latest_items(empty).shape == (0,)
 
 
-def test_very_many_events_are_sampled(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semid.generative.negatives._MOST_LOOKED_AT", 10)
-    assert set(latest_items(dataset)) <= set(np.concatenate(HISTORIES).astype(int))
+def test_of_very_many_events_the_latest_of_a_sample_are_found(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Item i at time i: the latest tenth of 100 of 1,000 events lies within the last fifth, and is ten events."""
+    dataset = build.dataset(build.log([list(range(1000))], [list(range(1000))]), 1000)
+    monkeypatch.setattr("semid.generative.negatives._MOST_LOOKED_AT", 100)
+    found = latest_items(dataset)
+    assert len(found) in (10, 11)
+    assert min(found) >= 800

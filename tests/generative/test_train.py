@@ -21,6 +21,7 @@ from semid.generative.model import Model, ModelConfig
 from semid.generative.moe import MoEConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig, Trainer
+from semid.pipeline.answering import AnswerConfig, Answerer
 
 NUM_ITEMS = 12
 SMALL = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16, "context": 8}
@@ -90,7 +91,7 @@ def test_both_heads_learn_a_cycle(cycle: Dataset, cycle_catalogue: Catalogue, ch
 
 
 def test_more_negatives_than_items_are_drawn_again_and_again(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
-    """A bank of 500 from 12 items says the same as the full softmax: each entry is corrected by its count."""
+    """A bank of 500 from 12 items holds each of them many times, and is still learned from."""
     config = TrainConfig(epochs=16, batch_tokens=128, learning_rate=0.01, precision="float32")
     many = {"full_softmax_items": 0, "negatives": (("uniform", 400), ("hard", 100))}
     model = fresh_model(cycle_catalogue, dropout=0.1, features=("id", "codes"), **many)
@@ -118,7 +119,7 @@ def test_inputs_that_training_had_may_be_missing_later(build: Any, rich: Dataset
     model = fresh_model(catalogue)
     Trainer(model, rich, catalogue, SHORT, lambda _: {}).run()
     recommender = GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
-    bare = recommender.recommend([[1, 2, 3], [4]], beam=8, k=4)
+    bare = Answerer(recommender, AnswerConfig(k=4, beam=8)).recommend([[1, 2, 3], [4]])
     assert (bare.items >= 0).all()
     assert np.isfinite(bare.scores).all()
 
@@ -493,6 +494,7 @@ def test_nothing_to_learn_from(build: Any) -> None:
         ({"max_minutes": -1.0}, "max_minutes at least 0"),
         ({"learning_rate": 0.0}, "learning_rate and clip must be above 0"),
         ({"clip": 0.0}, "learning_rate and clip must be above 0"),
+        ({"weight_decay": -0.1}, "weight_decay at least 0"),
         ({"warmup_share": 1.0}, "warmup_share between 0 and 1"),
         ({"accumulate": 0}, "patience and accumulate must be at least 1"),
         ({"precision": "half"}, "precision='half' must be auto, float32 or bfloat16"),

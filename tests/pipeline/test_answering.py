@@ -89,6 +89,43 @@ def test_exactness_is_claimed_of_the_scores_that_rank(recommender, queries, mode
     assert claimed > 10
 
 
+@pytest.mark.parametrize("mode", ["generative", "ann"])
+def test_lists_of_all_that_is_left_are_exact(recommender, queries, mode):
+    """However many are asked for, and with items of the history judged or left out."""
+    everything = len(recommender.candidates)
+    for filter_seen in (False, True):
+        config = AnswerConfig(k=everything + 5, beam=everything + 5, filter_seen=filter_seen, fallback=False)
+        ranking = Answerer(recommender, config).answer(queries, mode).ranking
+        assert (ranking.items[:, -5:] == -1).all()
+        assert ranking.exact.all()
+
+
+def test_what_strongly_follows_is_found_though_no_head_finds_it(recommender, queries, monkeypatch):
+    monkeypatch.setattr(recommender, "weights", {"hybrid": {**recommender.weights["hybrid"], "transition": 1e4}})
+    items, evidence = all_evidence(recommender, queries)
+    answerer = Answerer(recommender, AnswerConfig(k=1, beam=1))
+    heads = [answerer.answer(queries, mode).ranking.items[:, 0] for mode in ("generative", "ann")]
+    strongest = items[0, evidence["transition"].argmax(axis=1)]
+    unseen = evidence["repeat"][np.arange(20), evidence["transition"].argmax(axis=1)] == 0
+    unseen &= (strongest != heads[0]) & (strongest != heads[1]) & (evidence["transition"].max(axis=1) > 0)
+    assert unseen.sum() > 3
+    np.testing.assert_array_equal(answerer.answer(queries, "hybrid").ranking.items[unseen, 0], strongest[unseen])
+
+
+def test_plain_lists_are_answered_as_queries_are(recommender, dataset):
+    histories = [[3, 1, 4], [1]]
+    answerer = Answerer(recommender)
+    for mode in ("generative", "ann", "hybrid"):
+        ranking = answerer.recommend(histories, mode)
+        assert ranking.items.shape == (2, 10)
+        alone = answerer.recommend(histories[1:], mode)
+        np.testing.assert_array_equal(alone.items[0], ranking.items[1])
+    with pytest.raises(InputError, match=f"item rows outside 0..{dataset.num_items - 1}: map raw ids to rows"):
+        answerer.recommend([[dataset.num_items]])
+    with pytest.raises(InputError, match="Query 1 has an empty history"):
+        answerer.recommend([[1], []])
+
+
 def test_seen_items_are_left_out_in_every_mode(recommender, queries):
     answerer = Answerer(recommender, AnswerConfig(k=5, beam=10, filter_seen=True, fallback=True))
     for mode in ("generative", "ann", "hybrid"):
