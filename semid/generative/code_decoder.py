@@ -115,7 +115,7 @@ class CodeDecoder(nn.Module):
                 values = values + self.node_scale[0] * (query @ tree.vectors[0].T).float()
             return torch.full_like(scores, -torch.inf).index_copy(1, codes, values)
         offsets, children = tree.trie.children_of(level, nodes)
-        owner = torch.arange(len(nodes), device=nodes.device).repeat_interleave(offsets.diff())
+        owner = torch.repeat_interleave(offsets.diff(), output_size=len(children))
         codes = tree.trie.levels[level].codes[children].long()
         values = scores[owner, codes]
         if tree.vectors is not None:

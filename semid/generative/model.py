@@ -282,9 +282,11 @@ class Model(nn.Module):
             if self.trains_all_items(catalogue):
                 rows = torch.arange(catalogue.num_items, device=batch.items.device)
                 everything = self.items(catalogue, rows)
-            wanted = batch.targets >= 0
-            targets, target_actions = batch.targets[wanted], batch.target_actions[wanted]
-            raw = self.states(batch, catalogue, everything)[wanted]
+            wanted = (batch.targets.flatten() >= 0).nonzero()[:, 0]  # looked up once: a device is waited for
+            targets, target_actions, histories = (
+                values.flatten()[wanted] for values in (batch.targets, batch.target_actions, batch.segments)
+            )
+            raw = self.states(batch, catalogue, everything).flatten(0, 1)[wanted]
             told = target_actions
             if self.training and self.config.condition_dropout:
                 told = told * (torch.rand(len(told), device=told.device) >= self.config.condition_dropout)
@@ -298,7 +300,7 @@ class Model(nn.Module):
                 )
                 positive = F.embedding(targets, vectors)
             elif self.config.contrastive_weight > 0:
-                bank = sampler.draw(targets, batch.segments[wanted])
+                bank = sampler.draw(targets, histories)
                 entries = self.item_vectors(self.items(catalogue, bank.rows))
                 own = torch.arange(len(targets), device=targets.device)
                 losses["contrastive"] = softmax_loss(
