@@ -62,8 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sasrec": {"preset": "sasrec"},
     "sasrec, dropping ids": {"preset": "sasrec", "model": {"id_dropout": 0.1}},
     "sasrec, dropout 0.5": {"preset": "sasrec", "model": {"dropout": 0.5}},
-    "sasrec, 256 wide": {"preset": "sasrec", "model": {"width": 256}},
-    "sasrec, 16 passes": {"preset": "sasrec", "train": {"epochs": 16}},
+    "sasrec, 128 wide": {"preset": "sasrec", "model": {"width": 128}},
     "sasrec, learning rate 1e-3": {"preset": "sasrec", "train": {"learning_rate": 1e-3}},
 }
 

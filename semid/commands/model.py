@@ -44,7 +44,7 @@ def train(
     ] = False,
     device: options.Device = "cpu",
     preset: Annotated[
-        str, typer.Option(help="Size: tiny, small, base, large, or sasrec, a baseline of the size of small.")
+        str, typer.Option(help="Size: tiny, small, base, large, or sasrec, a tuned baseline.")
     ] = "small",
     features: Annotated[
         tuple[str, ...] | None,

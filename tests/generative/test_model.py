@@ -279,7 +279,7 @@ def test_inner_width_and_presets() -> None:
         "small": (128, 2, 4, 2),
         "base": (256, 4, 4, 2),
         "large": (512, 8, 8, 4),
-        "sasrec": (128, 2, 4, 2),
+        "sasrec": (256, 2, 4, 2),
     }
 
 
