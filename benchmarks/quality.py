@@ -70,6 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--emb", type=lambda text: tuple(text.split(",")), default=(), help="embeddings to use")
     parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
     parser.add_argument("--max-minutes", type=float, default=30.0)
+    parser.add_argument("--no-sasrec", action="store_true", help="train no SASRec beside it")
     parser.add_argument("--table", type=Path, help="also write the tables there, as Markdown")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     return parser.parse_args()
@@ -92,7 +93,8 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     """One seed: metrics by mode, and what it cost."""
     work = arguments.work / name / f"seed{seed}"
     result_path = work / "result.json"
-    settings = {name: getattr(arguments, name) for name in ("preset", "epochs", "max_minutes", "protocol")}
+    options = ("preset", "epochs", "max_minutes", "protocol", "no_sasrec")
+    settings = {name: getattr(arguments, name) for name in options}
     settings["emb"] = list(arguments.emb)
     if result_path.exists():
         result: dict[str, Any] = json.loads(result_path.read_text())
@@ -114,14 +116,16 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         resume=checkpoint_of(work / "model").exists(),
     )
     trained = time.monotonic()
-    sasrec = train_recommender(
-        dataset,
-        tokenizer,
-        PRESETS["sasrec"],
-        train_config,
-        work / "sasrec",
-        resume=checkpoint_of(work / "sasrec").exists(),
-    )
+    sasrec = None
+    if not arguments.no_sasrec:
+        sasrec = train_recommender(
+            dataset,
+            tokenizer,
+            PRESETS["sasrec"],
+            train_config,
+            work / "sasrec",
+            resume=checkpoint_of(work / "sasrec").exists(),
+        )
     began_to_compare = time.monotonic()
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=False))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)
@@ -159,16 +163,18 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
 
 
 def references(
-    dataset: Dataset, queries: Queries, recommender: GenerativeRecommender, sasrec: GenerativeRecommender
+    dataset: Dataset, queries: Queries, recommender: GenerativeRecommender, sasrec: GenerativeRecommender | None
 ) -> dict[str, Ranking]:
     """Each head alone, as published systems rank, with no look at the history; and what others do."""
-    return {
+    rankings = {
         "generative, codes alone": answered(recommender, queries, "generative", {}),
         "ann, cosine alone": answered(recommender, queries, "ann", {}),
         "item-kNN": item_knn(dataset, queries, max(KS)),
-        "sasrec, cosine alone": answered(sasrec, queries, "ann", {}),
-        "sasrec": answered(sasrec, queries, "ann", sasrec.weights),
     }
+    if sasrec is not None:
+        rankings["sasrec, cosine alone"] = answered(sasrec, queries, "ann", {})
+        rankings["sasrec"] = answered(sasrec, queries, "ann", sasrec.weights)
+    return rankings
 
 
 def answered(
