@@ -35,7 +35,6 @@ class _SoftmaxLoss(torch.autograd.Function):
         own: Tensor,
         offset: Tensor | None,
         excluded: Pairs | None,
-        duplicate_cosine: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
         elements = _GPU_CHUNK_ELEMENTS if states.is_cuda else _CHUNK_ELEMENTS
@@ -53,8 +52,6 @@ class _SoftmaxLoss(torch.autograd.Function):
             positive = logits.gather(1, place)
             if offset is not None:
                 logits -= offset
-            if duplicate_cosine is not None:
-                logits.masked_fill_(columns[own[part]] @ columns.T > duplicate_cosine, -torch.inf)
             if excluded is not None:
                 pairs = (excluded[0][begin:end] - first) * len(bank) + excluded[1][begin:end]
                 logits.view(-1).index_fill_(0, pairs, -torch.inf)
@@ -77,7 +74,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(context: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         states, bank, scale = context.saved_tensors
         gradients = (upstream[0] * states, upstream[0] * bank, upstream[0] * scale)
-        return *gradients, None, None, None, None, None
+        return *gradients, None, None, None, None
 
 
 def softmax_loss(
@@ -88,7 +85,6 @@ def softmax_loss(
     *,
     log_expected: Tensor | None = None,
     excluded: Pairs | None = None,
-    duplicate_cosine: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Mean cross-entropy of each position's own item among a bank of items, computed in chunks.
@@ -105,11 +101,9 @@ def softmax_loss(
         own: (P,) int64, the bank entry of each position's positive.
         log_expected: (M,) log of the expected count of each entry's item; nothing is corrected without it.
         excluded: (E,) positions in ascending order and (E,) entries that do not count as negatives for them.
-        duplicate_cosine: entries whose cosine with the positive is above this do not count as negatives either;
-            costs a third more.
         dtype: of the matrix products; that of ``states`` by default.
     """
-    arguments = (states, bank, scale, own, log_expected, excluded, duplicate_cosine)
+    arguments = (states, bank, scale, own, log_expected, excluded)
     total: Tensor = _SoftmaxLoss.apply(*arguments, dtype or states.dtype)  # type: ignore[no-untyped-call]
     return total / len(states)
 

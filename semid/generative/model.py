@@ -54,7 +54,6 @@ class ModelConfig:
             under each child; takes about three times the memory of the item vectors.
         negatives: how many of each kind stand in the bank of larger catalogues beside the positives of the batch:
             uniform, popular, recent, hard.
-        duplicate_cosine: items nearer to the positive than this are no negatives in a bank; None lets all be.
         scale: initial inverse temperature of the cosine; learned.
     """
 
@@ -77,7 +76,6 @@ class ModelConfig:
     full_softmax_items: int = 50_000
     node_vector_items: int = 1_000_000
     negatives: tuple[tuple[str, int], ...] = (("uniform", 4096),)
-    duplicate_cosine: float | None = None
     scale: float = 15.0
 
     def __post_init__(self) -> None:
@@ -312,7 +310,6 @@ class Model(nn.Module):
                     own,
                     log_expected=bank.log_expected,
                     excluded=bank.excluded,
-                    duplicate_cosine=self.config.duplicate_cosine,
                     dtype=dtype,
                 )
                 positive = entries[: len(targets)]
