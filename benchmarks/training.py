@@ -130,8 +130,8 @@ def flops_of_ours(model: Model, settings: argparse.Namespace) -> float:
 class Padded:
     """Batches of whole histories, padded on the right to the longest of them."""
 
-    def __init__(self, rows: list[np.ndarray], settings: argparse.Namespace, length: int = 0) -> None:
-        self.rows, self.settings, self.length = rows, settings, length
+    def __init__(self, rows: list[np.ndarray], settings: argparse.Namespace) -> None:
+        self.rows, self.settings = rows, settings
         self.rng = np.random.default_rng(1)
 
     def next(self) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from semid.data.dataset import Dataset, ranges
 from semid.data.features import Embedding
 from semid.errors import InputError
 
-NAME = "cooccurrence"
+COOCCURRENCE = "cooccurrence"
 _USERS = 1 << 16
 _PAIRED_USERS = 1 << 12
 _CONTEXT_SMOOTHING = 0.75
@@ -56,7 +56,7 @@ def cooccurrence_embedding(dataset: Dataset, *, dim: int = 64, window: int = 5, 
     valid[rows] = left_over
     vectors = np.zeros((dataset.num_items, width), np.float32)
     vectors[rows[left_over]] = scaled[left_over] / lengths[left_over, None]
-    return Embedding(NAME, vectors, valid)
+    return Embedding(COOCCURRENCE, vectors, valid)
 
 
 def cooccurrence_counts(dataset: Dataset, *, window: int) -> sp.csr_matrix:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from semid.data.added import add_embedding
+from semid.data.cooccurrence import COOCCURRENCE
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
 from semid.generative.recommender import GenerativeRecommender
-from semid.pipeline.fitting import COOCCURRENCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

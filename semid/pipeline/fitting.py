@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from semid.data.cooccurrence import cooccurrence_embedding, keeps_company, sample_pairs, split_users
+from semid.data.cooccurrence import COOCCURRENCE, cooccurrence_embedding, keeps_company, sample_pairs, split_users
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
@@ -15,7 +15,6 @@ from semid.tokenizers.report import Weighting
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 # An embedding every dataset has: items that stand close together in training histories.
-COOCCURRENCE = "cooccurrence"
 
 
 # Weight of behaviour for each of content. What items have in common in histories makes codes easier to predict, but

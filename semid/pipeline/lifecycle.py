@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from semid.data.cooccurrence import COOCCURRENCE
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.data.table.id_index import IdIndex
 from semid.errors import InputError
-from semid.pipeline.fitting import COOCCURRENCE, item_embedding, save_tokenizer, scratch_folder, side_embedding
+from semid.pipeline.fitting import item_embedding, save_tokenizer, scratch_folder, side_embedding
 from semid.pipeline.resultfiles import check_result_path, write_rows
 from semid.progress import Progress
 from semid.tokenizers.collisions.rows import ChosenRows

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from semid.data.cooccurrence import cooccurrence_embedding
+from semid.data.cooccurrence import COOCCURRENCE, cooccurrence_embedding
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.errors import InputError
-from semid.pipeline.fitting import COOCCURRENCE, chosen_embeddings, fit_tokenizer
+from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 
