@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class ArtifactWriter:
         """Write arrays as the safetensors file ``name``."""
         # not ascontiguousarray, which would turn a scalar into a vector
         save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, self.path / name)
+        (self.path / name).chmod(self.path.stat().st_mode & 0o666)  # safetensors keeps its files to their owner
 
     def save_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Write one line of JSON a record."""
@@ -72,7 +74,7 @@ class Artifact:
             raise InputError(f"{self.path} has no file {name}; it is not a complete {self.kind} artifact.")
         path = self.path / name
         if _sha256(path) != self.files[name]["sha256"]:
-            raise InputError(f"{path} does not match its checksum; it was changed or damaged: make it again.")
+            raise InputError(f"{path} does not match its checksum; it was changed or damaged: {_again(self.kind)}.")
         return path
 
     def load_arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -81,7 +83,7 @@ class Artifact:
         try:
             arrays: dict[str, np.ndarray] = load_file(path)
         except SafetensorError as error:
-            raise InputError(f"{path} is not a readable safetensors file ({error}): make it again.") from None
+            raise InputError(f"{path} is not a readable safetensors file ({error}): {_again(self.kind)}.") from None
         return arrays
 
     def require_parent(self, name: str, parent: "Artifact") -> None:
@@ -110,12 +112,11 @@ def create_artifact(
         parents: artifacts it was made from; their checksums are recorded.
 
     Raises:
-        InputError: the target exists and is not an artifact.
+        InputError: as :func:`check_target`.
     """
-    _refuse_foreign_target(path)
+    check_target(path, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         with full_disk_named(path):
@@ -135,6 +136,26 @@ def create_artifact(
         _replace_directory(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(path: Path, kind: str) -> None:
+    """What may be written to: nothing, an empty directory, or an artifact of the same kind; call before long work.
+
+    Raises:
+        InputError: there is anything else.
+    """
+    if not path.name:
+        raise InputError(f"{path} has no name of its own: say where the {kind} goes, such as runs/{kind}.")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, but an artifact is a directory: choose another place.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    try:
+        found = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} exists and is not a semid artifact: choose another place or remove it.") from None
+    if found != kind:
+        raise InputError(f"{path} holds a {found}: choose another place for the {kind}, or remove it.")
 
 
 @contextmanager
@@ -182,18 +203,17 @@ def open_artifact(path: Path, kind: str) -> Artifact:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         found, version = config["kind"], config["format_version"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise InputError(f"{config_path} is not a semid artifact description: make the {kind} again.") from None
+        raise InputError(f"{config_path} is not a semid artifact description: {_again(kind)}.") from None
     if found != kind:
         raise InputError(f"{path} is a {found}, not a {kind}: {_HOW_TO_MAKE.get(kind, 'check the path')}.")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {version} but this semid reads version {FORMAT_VERSION}: "
-            f"make the {kind} again."
+            f"{path} has format version {version} but this semid reads version {FORMAT_VERSION}: {_again(kind)}."
         )
     for name, entry in config["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
-            raise InputError(f"{file} is missing or truncated: make the {kind} again.")
+            raise InputError(f"{file} is missing or truncated: {_again(kind)}.")
     contents = json.dumps([kind, version, sorted((n, e["sha256"]) for n, e in config["files"].items())])
     return Artifact(
         path=path,
@@ -215,6 +235,10 @@ _HOW_TO_MAKE = {
 }
 
 
+def _again(kind: str) -> str:
+    return _HOW_TO_MAKE[kind] if kind == "checkpoint" else f"make the {kind} again"
+
+
 def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as TOML and JSON can hold them: None left out, tuples as lists, paths as strings."""
     plain: dict[str, Any] = {}
@@ -231,7 +255,22 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _partial(path: Path) -> Path:
+    """Where a target is written; what processes that are no more have left there is removed."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        found = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)\.partial", left.name)
+        if found and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return path.parent / f".{path.name}.{os.getpid()}.partial"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -243,13 +282,6 @@ def _describe_files(directory: Path) -> dict[str, dict[str, Any]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _refuse_foreign_target(path: Path) -> None:
-    if path.is_dir() and not (path / CONFIG_NAME).exists() and any(path.iterdir()):
-        raise InputError(f"{path} exists and is not a semid artifact: choose another place or remove it.")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, but an artifact is a directory: choose another place.")
 
 
 def _replace_directory(new: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,21 @@ def test_parents_are_made_and_a_stale_partial_is_removed(tmp_path: Path) -> None
     assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors", "settings.toml"]
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for number in (gone.pid, os.getpid(), 1):
+        (tmp_path / f".t.{number}.partial").mkdir()
+    (tmp_path / f".t.txt.{gone.pid}.partial").write_text("half")
+    (tmp_path / f".other.{gone.pid}.partial").mkdir()
+    make(tmp_path / "t")
+    assert (tmp_path / f".t.txt.{gone.pid}.partial").exists()
+    with create_file(tmp_path / "t.txt") as partial:
+        partial.write_text("whole")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"t", "t.txt", ".t.1.partial", f".other.{gone.pid}.partial"}
+
+
 def test_foreign_targets_are_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("cat")
@@ -171,6 +187,8 @@ def test_foreign_targets_are_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("f")
     with pytest.raises(InputError, match="is a file"):
         make(tmp_path / "file")
+    with pytest.raises(InputError, match="has no name of its own"):
+        make(Path("."))
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty")
     assert value_at(tmp_path / "empty") == 1

@@ -129,6 +129,14 @@ class TestFiles:
         assert "precious" in fails("demo", "--out", "precious")
         assert Path("precious/thesis.tex").read_text() == "all my work"
 
+    def test_a_target_of_another_kind_is_not_replaced_and_found_before_the_work(self, inside, fails):
+        assert "data holds a dataset" in fails("train", *TINY_TRAINING, "--out", "data")
+        assert "runs/model holds a model" in fails("fit", "--codes", "8", "--out", "runs/model")
+        assert "runs/tokenizer holds a tokenizer" in fails("data", "prepare", "raw", "runs/tokenizer")
+        Path("file").write_text("")
+        assert "file is a file" in fails("train", "--epochs", "100000", "--out", "file")
+        assert "has no name" in fails("train", *TINY_TRAINING, "--out", ".")
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_no_permission(self, inside, fails):
         Path("locked").mkdir(mode=0o500)
@@ -285,6 +293,26 @@ class TestHistories:
         pq.write_table(pa.table({"history": pa.array([[item], []], pa.list_(pa.int64()))}), "mine.parquet")
         assert "mine.parquet row 1 has an empty history" in fails("generate", "--histories", "mine.parquet")
 
+    @pytest.mark.parametrize(
+        ("line", "told"),
+        [
+            (b'{"history": [99999999999999999999999]}', "names no item that the dataset holds"),
+            (b'{"history": ["\xff"]}', "is not UTF-8"),
+            (b'{"history": [ITEM], "timestamps": [99999999999999999999999]}', "timestamps that are no integers"),
+            (b'{"history": [ITEM], "actions": [["click"]]}', "unknown action ['click']"),
+        ],
+    )
+    def test_values_that_are_none(self, inside, fails, line, told):
+        item = str(int(Dataset.open("data").item_ids[0])).encode()
+        Path("mine.jsonl").write_bytes(b'{"history": [ITEM]}\n'.replace(b"ITEM", item) + line.replace(b"ITEM", item))
+        sentence = fails("generate", "--histories", "mine.jsonl")
+        assert sentence.startswith("mine.jsonl line 2")
+        assert told in sentence
+
+    def test_sizes_that_do_not_fit(self, inside, fails):
+        assert "not enough memory" in fails("train", "--width", "1000000", "--heads", "2", "--kv-heads", "1")
+        assert "number is too large" in fails("train", *TINY_TRAINING, "--context-events", str(10**30))
+
     def test_only_unknown_items(self, inside, fails):
         Path("mine.jsonl").write_text('{"history": [1, 2, 3]}\n')
         assert "mine.jsonl line 1" in fails("generate", "--histories", "mine.jsonl")
@@ -318,6 +346,7 @@ class TestHistories:
     @pytest.mark.parametrize("command", ["train", "generate", "compare"])
     def test_unknown_device(self, inside, fails, command):
         assert "no device 'abacus'" in fails(command, "--device", "abacus")
+        assert "no device 'meta'" in fails(command, "--device", "meta")
 
     def test_no_histories(self, inside, fails):
         Path("mine.jsonl").write_text("\n")
@@ -361,6 +390,14 @@ class TestArtifacts:
 
     def test_resume_without_a_checkpoint(self, inside, fails):
         assert "No checkpoint" in fails("train", "--resume", "--out", "fresh")
+
+    def test_a_damaged_checkpoint(self, inside, road, fails):
+        shutil.copytree(road.folder / "runs/model", "runs/m.checkpoint")
+        config = json.loads(Path("runs/m.checkpoint/config.json").read_text())
+        Path("runs/m.checkpoint/config.json").write_text(json.dumps({**config, "kind": "checkpoint"}))
+        Path("runs/m.checkpoint/model.safetensors").write_bytes(b"")
+        sentence = fails("train", "--resume", *TINY_TRAINING, "--out", "runs/m")
+        assert sentence.endswith("missing or truncated: start without --resume.")
 
 
 def own_copy(inside: Path, road, name: str) -> Path:

@@ -154,10 +154,12 @@ def _check_device(name: str) -> None:
     from semid.errors import InputError
 
     try:
-        torch.empty(0, device=name)
+        usable = torch.empty(0, device=name).device.type in ("cpu", "cuda")
     except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
         there = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise InputError(f"There is no device {name!r} here: use one of {there}.") from None
+        raise InputError(f"There is no device {name!r} here: use one of {there}.")
 
 
 def _model_config(

@@ -93,7 +93,7 @@ MODEL = Path("runs/model")
 Data = Annotated[Path, typer.Option("--data", help="Prepared dataset.")]
 Tokenizer = Annotated[Path, typer.Option("--tokenizer", help="Fitted tokenizer.")]
 ModelPath = Annotated[Path, typer.Option("--model", help="Trained model.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of every random choice.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON there; - is stdout.")]
 Beam = Annotated[int, typer.Option("--beam", help="Width of the beam search and of the ANN candidates.")]

@@ -62,8 +62,23 @@ def one_sentence(verbose: bool = False) -> Iterator[None]:
         if error.errno == EPIPE:  # the reader of a pipe had enough
             raise
         _fail(_about_files(error), verbose)
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        _fail(_about_sizes(error) or _unexpected(error), verbose)
     except Exception as error:
-        _fail(f"Unexpected {type(error).__name__}: {error} (run again with -v for the traceback).", verbose)
+        _fail(_unexpected(error), verbose)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"Unexpected {type(error).__name__}: {error} (run again with -v for the traceback)."
+
+
+def _about_sizes(error: Exception) -> str | None:
+    """Of what did not fit; torch says so in its text alone."""
+    if isinstance(error, OverflowError):
+        return f"A number is too large ({error}): give a smaller one."
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "There is not enough memory for these sizes: make the model, the batches or the beam smaller."
+    return None
 
 
 def _fail(sentence: str, verbose: bool) -> NoReturn:

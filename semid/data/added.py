@@ -3,6 +3,7 @@
 They lie in ``DATASET/added/NAME`` and leave the dataset itself, and so what was made from it, as it is.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from semid.artifacts import Artifact, create_artifact, open_artifact
 from semid.data.features import Embedding
 from semid.errors import InputError
 
+logger = logging.getLogger(__name__)
 KIND = "embedding"
 _FOLDER = "added"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -33,17 +35,16 @@ def add_embedding(dataset: Artifact, embedding: Embedding, *, settings: Mapping[
 
 
 def added_embeddings(dataset: Artifact) -> dict[str, Embedding]:
-    """All embeddings added to a prepared dataset, mapped into memory.
-
-    Raises:
-        InputError: one is damaged, or was made for another dataset.
-    """
+    """The embeddings added to a prepared dataset, mapped into memory, but those damaged or made for another one."""
     found = {}
     for config in sorted((dataset.path / _FOLDER).glob("*/config.json")):
         if not _NAME.fullmatch(config.parent.name):
             continue  # left by one who was stopped while writing
-        artifact = open_artifact(config.parent, KIND)
-        artifact.require_parent("dataset", dataset)
+        try:
+            open_artifact(config.parent, KIND).require_parent("dataset", dataset)
+        except InputError as error:
+            logger.warning("%s Until then the embedding is left out.", error)
+            continue
         vectors, valid = (np.load(config.parent / f"{name}.npy", mmap_mode="r") for name in ("vectors", "valid"))
         found[config.parent.name] = Embedding(config.parent.name, vectors, valid)
     return found

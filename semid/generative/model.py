@@ -3,6 +3,7 @@
 Shapes: R rows, S tokens, P positions with a target, D width, N items, M chosen items.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -92,6 +93,11 @@ class ModelConfig:
                 f"width={self.width} must be an even multiple of heads={self.heads}, "
                 f"and heads a multiple of kv_heads={self.kv_heads}."
             )
+        for name in ("contrastive_weight", "code_weight", "action_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and finite.")
+        if len({kind for kind, _ in self.negatives}) < len(self.negatives):
+            raise InputError("Negatives name a kind twice: give each once.")
         for kind, count in self.negatives:
             if kind not in PROPOSALS or count < 0:
                 raise InputError(f"Negatives {kind}:{count}: kinds are {', '.join(PROPOSALS)}, counts at least 0.")
@@ -100,7 +106,7 @@ class ModelConfig:
             raise InputError(f"Unknown features {sorted(unknown)}; known: {', '.join(FEATURES)}.")
         if not {"id", "codes", "content", "fields"} & set(self.features):
             raise InputError("The item needs at least one of the features id, codes, content, fields.")
-        if self.contrastive_weight <= 0 and self.code_weight <= 0:
+        if self.contrastive_weight == self.code_weight == 0:
             raise InputError("contrastive_weight and code_weight are both 0: nothing would be learned.")
 
     @property

@@ -36,6 +36,7 @@ SETTLE_STEPS = 16
 # A resumed run may get more time or patience.
 _FREE_ON_RESUME = ("max_minutes", "patience", "checkpoint_minutes")
 _SAMPLED_SEGMENTS = 20_000
+_REMEDY = "Start again with a lower learning rate, or look for extreme values in the embeddings."
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -78,6 +79,10 @@ class TrainConfig:
             raise InputError(
                 "patience and accumulate must be at least 1; epochs, batch_tokens and max_minutes at least 0."
             )
+        if not all(math.isfinite(value) for value in vars(self).values() if isinstance(value, float)):
+            raise InputError("Numbers of a training must be finite.")
+        if self.checkpoint_minutes < 0 or not 0 <= self.seed < 1 << 63:
+            raise InputError("checkpoint_minutes must be at least 0, the seed between 0 and 2^63 - 1.")
         if self.learning_rate <= 0 or self.clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
             raise InputError(
                 "learning_rate and clip must be above 0, weight_decay at least 0, warmup_share between 0 and 1."
@@ -197,14 +202,19 @@ class Trainer:
             repeatable = self.tree is None or state.batch % TREE_STEPS == 0
             if repeatable and time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 self._settle()
+                self._check_weights()
                 self._save()
                 saved = time.monotonic()
             if self.config.max_minutes and state.seconds >= 60 * self.config.max_minutes:
                 break
         self._settle()
+        self._check_weights()
         trained = time.monotonic() - began
         self.model.eval()
-        metrics = self.validate(self.model)
+        try:
+            metrics = self.validate(self.model)
+        except InputError as error:  # weights that are finite, but beyond what the heads can take
+            raise InputError(f"After {self._place(state.batch)}: {error} {_REMEDY}") from None
         losses = {name: total / max(state.batch, 1) for name, total in state.sums.items()}
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
         state.seconds = spent + time.monotonic() - began
@@ -272,13 +282,19 @@ class Trainer:
             norm = values.pop("norm")
             for what, value in (("loss", values["total"]), ("norm of the gradient", norm)):
                 if not math.isfinite(value):
-                    raise InputError(
-                        f"The {what} is {value} at epoch {self.state.epoch + 1}, batch {batch}: "
-                        "use a lower learning rate, or look for extreme values in the embeddings."
-                    )
+                    raise InputError(f"The {what} is {value} at {self._place(batch)}. {_REMEDY}")
             for name, value in values.items():
                 self.state.sums[name] = self.state.sums.get(name, 0.0) + value
         self.unsettled = []
+
+    def _check_weights(self) -> None:
+        """Raise InputError if the last step broke them; call before they are judged or kept."""
+        finite = [weight.isfinite().all() for weight in self.model.parameters()]
+        if not bool(torch.stack(finite).all()):
+            raise InputError(f"Weights are no longer finite after {self._place(self.state.batch)}. {_REMEDY}")
+
+    def _place(self, batch: int) -> str:
+        return f"epoch {self.state.epoch + 1}, batch {batch}, step {self.state.step}"
 
     def _judge(self, objective: float | None) -> None:
         state = self.state

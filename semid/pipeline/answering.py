@@ -26,7 +26,7 @@ class AnswerConfig:
 
     Attributes:
         k: results per query.
-        beam: width of the beam search, and number of ANN candidates that the hybrid joins.
+        beam: width of the beam search, and number of ANN candidates that the hybrid joins; all there are is enough.
         filter_seen: leave out what is in the history.
         action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
         factory: Faiss factory string of the ANN index.
@@ -71,7 +71,9 @@ class Answerer:
     """
 
     def __init__(self, recommender: GenerativeRecommender, config: AnswerConfig | None = None) -> None:
-        self.recommender, self.config = recommender, config or AnswerConfig()
+        config = config or AnswerConfig()
+        self.recommender = recommender
+        self.config = replace(config, beam=max(config.k, min(config.beam, len(recommender.candidates))))
 
     @property
     def modes(self) -> tuple[str, ...]:

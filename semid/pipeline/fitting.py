@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from semid.artifacts import check_target
 from semid.data.cooccurrence import COOCCURRENCE, cooccurrence_embedding, keeps_company, sample_pairs, split_users
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
@@ -12,10 +13,8 @@ from semid.errors import InputError
 from semid.progress import Progress, silent
 from semid.tokenizers.fusion.weighting import WeightChoice, WeightingConfig, search_weights
 from semid.tokenizers.report import Weighting
+from semid.tokenizers.storage import KIND
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
-
-# An embedding every dataset has: items that stand close together in training histories.
-
 
 # Weight of behaviour for each of content. What items have in common in histories makes codes easier to predict, but
 # much of it is chance where histories are few.
@@ -92,8 +91,11 @@ def fit_tokenizer(
             needs it.
 
     Raises:
-        InputError: unknown embeddings, or settings that the catalogue does not fit.
+        InputError: unknown embeddings, settings that the catalogue does not fit, or something else than a tokenizer
+            at ``out``.
     """
+    if out is not None:
+        check_target(out, KIND)
     embeddings = [item_embedding(dataset, name, config.seed) for name in config.embeddings]
     choice = None
     if auto_weights:

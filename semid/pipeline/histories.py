@@ -105,7 +105,7 @@ class HistoryReader:
     def _actions_of(self, where: str, record: dict[str, Any], length: int) -> np.ndarray:
         names = _list_of(record, "actions", where, length)
         for name in names or ():
-            if name is not None and name not in self._actions:
+            if name is not None and (not isinstance(name, str) or name not in self._actions):
                 known = ", ".join(self._actions) or "none"
                 raise InputError(f"{where} has the unknown action {name!r}; the dataset has: {known}.")
         codes = [self._actions.get(name, ACTION_UNKNOWN) for name in names] if names else [ACTION_UNKNOWN] * length
@@ -131,15 +131,17 @@ def queries_of_split(dataset: Dataset, split: str, size: int = 4096) -> Iterator
 
 def _read_lines(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     records = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             where = f"{path} line {number}"
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
                 raise InputError(f"{where} is truncated or not JSON ({error.msg}): correct it.") from None
+            except UnicodeDecodeError:
+                raise InputError(f"{where} is not UTF-8: convert the file.") from None
             if not isinstance(record, dict) or "history" not in record:
                 raise InputError(f'{where} must be an object like {{"user_id": 7, "history": [12, 5]}}.')
             records.append((where, record))
@@ -179,7 +181,7 @@ def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
     values = _list_of(record, "timestamps", where, length)
     if not values:
         return np.full(length, TIME_MISSING)
-    if not all(isinstance(value, int) for value in values):
+    if not all(_is_integer(value) for value in values):
         raise InputError(f"{where} has timestamps that are no integers: give Unix seconds.")
     times = np.array(values, np.int64)
     if (np.diff(times) < 0).any():
@@ -187,8 +189,13 @@ def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
     return times
 
 
+def _is_integer(value: Any) -> bool:
+    """Whether it is one that arrays can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+
+
 def _ids(values: Sequence[Any]) -> pa.Array:
     """Raw ids as integers, or as strings where some are."""
-    if all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values):
+    if all(value is None or _is_integer(value) for value in values):
         return pa.array(values, pa.int64())
     return pa.array([None if value is None else str(value) for value in values], pa.string())

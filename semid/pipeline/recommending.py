@@ -53,7 +53,7 @@ def recommend(
 def _user_ids(values: Sequence[object], kind: pa.DataType | None) -> pa.Array:
     """One column type for all batches: integers if all of the first batch are, otherwise strings."""
     if kind is None:
-        numbers = all(isinstance(value, int) for value in values)
+        numbers = all(isinstance(value, int) and abs(value) < 1 << 63 for value in values)
         kind = pa.int64() if numbers else pa.string()
     if pa.types.is_integer(kind):
         wrong = [value for value in values if value is not None and not isinstance(value, int)]

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from semid.artifacts import check_target
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.transitions import Transitions
 from semid.evaluation.metrics import Targets, query_metrics
 from semid.generative.features import Catalogue
 from semid.generative.model import Model, ModelConfig
-from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
-from semid.generative.train import TrainConfig, Trainer, Validate
+from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender
+from semid.generative.train import CHECKPOINT_KIND, TrainConfig, Trainer, Validate
 from semid.pipeline import evidence
 from semid.pipeline.evidence import Past
 from semid.progress import Progress
@@ -57,8 +58,12 @@ def train_recommender(
         resume: go on from the checkpoint.
 
     Raises:
-        InputError: the tokenizer belongs to another dataset, there is nothing to learn from, or the loss broke.
+        InputError: the tokenizer belongs to another dataset, there is nothing to learn from, something else than a
+            model lies at ``out``, or the training broke down.
     """
+    if out is not None:
+        check_target(out, KIND)
+        check_target(checkpoint_of(out), CHECKPOINT_KIND)
     if tokenizer.artifact_ is not None and dataset.artifact is not None:
         tokenizer.artifact_.require_parent("dataset", dataset.artifact)
     assert tokenizer.semantic_ids_ is not None

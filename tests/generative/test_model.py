@@ -297,6 +297,9 @@ def test_the_baseline_knows_ids_and_order_alone(build: Any, rich: Dataset, packe
     ("make", "message"),
     [
         (lambda: ModelConfig(width=36, heads=4), "width=36 must be an even multiple of heads=4"),
+        (lambda: ModelConfig(code_weight=-1.0), "code_weight=-1.0 must be at least 0 and finite"),
+        (lambda: ModelConfig(contrastive_weight=float("nan")), "contrastive_weight=nan must be at least 0"),
+        (lambda: ModelConfig(negatives=(("uniform", 9), ("uniform", 0))), "name a kind twice"),
         (lambda: ModelConfig(heads=4, kv_heads=3), "heads a multiple of kv_heads=3"),
         (lambda: ModelConfig(features=("id", "colour")), r"Unknown features \['colour'\]; known: id, codes"),
         (lambda: ModelConfig(features=("time", "action")), "needs at least one of the features id, codes"),

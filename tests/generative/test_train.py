@@ -276,7 +276,7 @@ def spoil(model: Model, call: int, damage: Callable[[Tensor, Tensor], Tensor]) -
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda loss, weight: loss * torch.nan, "The loss is nan at epoch 2, batch 3: use a lower learning rate"),
+        (lambda loss, weight: loss * torch.nan, r"loss is nan at epoch 2, batch 3, step \d+\. Start again"),
         (lambda loss, weight: loss + torch.inf, "The loss is inf at epoch 2, batch 3"),
         (lambda loss, weight: loss + (0 * weight).sqrt(), "The norm of the gradient is nan at epoch 2, batch 3"),
     ],
@@ -306,6 +306,40 @@ def test_numbers_that_are_not_finite_stop_the_training_and_keep_the_last_checkpo
     heal()
     healed = trainer()
     assert lasting(healed.run(resume=True)) == lasting(expected)
+
+
+def test_weights_broken_by_the_last_step_are_neither_judged_nor_kept(
+    cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path
+) -> None:
+    """The losses before a step are sound; what it leaves is not."""
+    place = tmp_path / "run"
+    trainer = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, SHORT, constant, checkpoint=place)
+    step, per_epoch = trainer._step, trainer.steps_per_epoch
+
+    def breaking(batch: Any) -> dict[str, Tensor]:
+        sums = step(batch)
+        if trainer.state.step + 1 == 2 * per_epoch:
+            with torch.no_grad():
+                trainer.model.log_scale.fill_(torch.nan)
+        return sums
+
+    trainer._step = breaking  # type: ignore[method-assign]
+    trainer.validate = lambda model: pytest.fail("judged") if not model.log_scale.isfinite() else {}
+    with pytest.raises(InputError, match=f"Weights are no longer finite after epoch 2, batch {per_epoch}, step"):
+        trainer.run()
+    artifact = open_artifact(place, "checkpoint")
+    assert artifact.details["progress"]["epoch"] == 1
+    arrays = artifact.load_arrays("checkpoint.safetensors")
+    assert all(np.isfinite(value).all() for value in arrays.values())
+
+
+def test_validation_that_breaks_down_names_its_step(cycle: Dataset, cycle_catalogue: Catalogue) -> None:
+    def breaking(_: Model) -> dict[str, float]:
+        raise InputError("The decoder gave NaN.")
+
+    trainer = Trainer(fresh_model(cycle_catalogue), cycle, cycle_catalogue, SHORT, breaking)
+    with pytest.raises(InputError, match=r"After epoch 1, batch \d+, step \d+: The decoder gave NaN\. Start again"):
+        trainer.run()
 
 
 def test_the_host_need_not_wait_for_every_step(cycle: Dataset, cycle_catalogue: Catalogue, tmp_path: Path) -> None:
@@ -495,6 +529,10 @@ def test_nothing_to_learn_from(build: Any) -> None:
         ({"learning_rate": 0.0}, "learning_rate and clip must be above 0"),
         ({"clip": 0.0}, "learning_rate and clip must be above 0"),
         ({"weight_decay": -0.1}, "weight_decay at least 0"),
+        ({"learning_rate": float("nan")}, "must be finite"),
+        ({"max_minutes": float("inf")}, "must be finite"),
+        ({"checkpoint_minutes": -1.0}, "checkpoint_minutes must be at least 0"),
+        ({"seed": -1}, "the seed between 0 and"),
         ({"warmup_share": 1.0}, "warmup_share between 0 and 1"),
         ({"accumulate": 0}, "patience and accumulate must be at least 1"),
         ({"precision": "half"}, "precision='half' must be auto, float32 or bfloat16"),

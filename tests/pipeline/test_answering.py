@@ -112,6 +112,16 @@ def test_what_strongly_follows_is_found_though_no_head_finds_it(recommender, que
     np.testing.assert_array_equal(answerer.answer(queries, "hybrid").ranking.items[unseen, 0], strongest[unseen])
 
 
+def test_no_beam_is_wider_than_the_catalogue(recommender, queries):
+    everything = len(recommender.candidates)
+    wide = Answerer(recommender, AnswerConfig(k=5, beam=10**9))
+    assert wide.config.beam == everything
+    assert Answerer(recommender, AnswerConfig(k=everything + 1, beam=10**9)).config.beam == everything + 1
+    for mode in ("generative", "ann", "hybrid"):
+        expected = Answerer(recommender, AnswerConfig(k=5, beam=everything)).answer(queries, mode).ranking.items
+        np.testing.assert_array_equal(wide.answer(queries, mode).ranking.items, expected)
+
+
 def test_plain_lists_are_answered_as_queries_are(recommender, dataset):
     histories = [[3, 1, 4], [1]]
     answerer = Answerer(recommender)
