@@ -79,8 +79,9 @@ class TrainConfig:
             raise InputError(
                 "patience and accumulate must be at least 1; epochs, batch_tokens and max_minutes at least 0."
             )
-        if not all(math.isfinite(value) for value in vars(self).values() if isinstance(value, float)):
-            raise InputError("Numbers of a training must be finite.")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name}={value} must be a finite number.")
         if self.checkpoint_minutes < 0 or not 0 <= self.seed < 1 << 63:
             raise InputError("checkpoint_minutes must be at least 0, the seed between 0 and 2^63 - 1.")
         if self.learning_rate <= 0 or self.clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
