@@ -30,7 +30,7 @@ from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.evaluation.comparison import ModeResult, compare
-from semid.generative.model import PRESETS
+from semid.generative.model import PRESETS, ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
@@ -38,7 +38,7 @@ from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import checkpoint_of, train_recommender
 from semid.ranking import Ranking
-from semid.tokenizers.tokenizer import TokenizerConfig
+from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 KS = (5, 10)
 BEAM = 50
@@ -92,40 +92,26 @@ def content_names(dataset: Dataset) -> tuple[str, ...]:
 def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One seed: metrics by mode, and what it cost."""
     work = arguments.work / name / f"seed{seed}"
-    result_path = work / "result.json"
+    result_path, settings_path = work / "result.json", work / "settings.json"
     options = ("preset", "epochs", "max_minutes", "protocol", "no_sasrec")
-    settings = {name: getattr(arguments, name) for name in options}
-    settings["emb"] = list(arguments.emb)
+    settings = {name: getattr(arguments, name) for name in options} | {"emb": list(arguments.emb)}
+    if settings_path.exists() and json.loads(settings_path.read_text()) != settings:
+        raise SystemExit(f"{work} holds a run with other settings: use another --work.")
     if result_path.exists():
-        result: dict[str, Any] = json.loads(result_path.read_text())
-        if result["settings"] != settings:
-            raise SystemExit(f"{work} holds a run with {result['settings']}, not {settings}: use another --work.")
-        return result
+        finished: dict[str, Any] = json.loads(result_path.read_text())
+        return finished
+    work.mkdir(parents=True, exist_ok=True)
+    settings_path.write_text(json.dumps(settings))
     names = arguments.emb or content_names(dataset)
     config = TokenizerConfig(**chosen_embeddings(dataset, names), seed=seed)
     began = time.monotonic()
     tokenizer = fit_tokenizer(dataset, config, work / "tokenizer")
     fitted = time.monotonic()
     train_config = TrainConfig(epochs=arguments.epochs, max_minutes=arguments.max_minutes, seed=seed)
-    recommender = train_recommender(
-        dataset,
-        tokenizer,
-        PRESETS[arguments.preset],
-        train_config,
-        work / "model",
-        resume=checkpoint_of(work / "model").exists(),
-    )
-    trained = time.monotonic()
+    recommender = trained(dataset, tokenizer, PRESETS[arguments.preset], train_config, work / "model")
     sasrec = None
     if not arguments.no_sasrec:
-        sasrec = train_recommender(
-            dataset,
-            tokenizer,
-            PRESETS["sasrec"],
-            train_config,
-            work / "sasrec",
-            resume=checkpoint_of(work / "sasrec").exists(),
-        )
+        sasrec = trained(dataset, tokenizer, PRESETS["sasrec"], train_config, work / "sasrec")
     began_to_compare = time.monotonic()
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=False))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)
@@ -139,10 +125,9 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         train_counts=dataset.train_counts,
     )
     history = [json.loads(line) for line in (work / "model" / "log.jsonl").read_text().splitlines()]
-    result = {
+    result: dict[str, Any] = {
         "dataset": name,
         "seed": seed,
-        "settings": settings,
         "queries": len(queries),
         "modes": {**comparison.modes, **others.modes},
         "fit_seconds": round(fitted - began, 1),
@@ -154,12 +139,19 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         "tokenizer": asdict(config),
         "model": open_artifact(work / "model", "model").details["model"],
         "train": asdict(train_config),
-        "wall_seconds": round(time.monotonic() - began, 1),
-        "sasrec_seconds": round(began_to_compare - trained, 1),
         "compare_seconds": round(time.monotonic() - began_to_compare, 1),
     }
     result_path.write_text(json.dumps(result, indent=1))
     return result
+
+
+def trained(
+    dataset: Dataset, tokenizer: SemanticIdTokenizer, preset: ModelConfig, config: TrainConfig, out: Path
+) -> GenerativeRecommender:
+    """The model of a run, trained on from where a run before was stopped."""
+    if (out / "config.json").exists():
+        return GenerativeRecommender.load(out)
+    return train_recommender(dataset, tokenizer, preset, config, out, resume=checkpoint_of(out).exists())
 
 
 def references(
