@@ -1,25 +1,15 @@
 """The table of levers runs on a small set, and its figure of neighbours is the one it names."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def levers():
-    known = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("levers")
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - known:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+def levers(modules):
+    return modules("levers")
 
 
 def test_a_row_for_every_variant_and_one_json_line(levers, monkeypatch, capsys):

@@ -1,27 +1,15 @@
 """The rival of the quality tables, against its definition."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from semid.data.dataset import Dataset
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def quality():
+def quality(modules):
     pytest.importorskip("implicit", reason="item-kNN needs implicit, which the benchmarks install")
-    known = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("quality")
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - known:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
+    return modules("quality")
 
 
 def test_item_knn_is_the_sum_of_cosines_with_the_history(quality, road):

@@ -9,20 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 PEERS_OF_KMEANS = ("faiss.Kmeans, all points", "fastkmeans", "superkmeans flat")
-
-
-@pytest.fixture
-def modules():
-    """Imports a module of the benchmarks as the script does, and forgets it afterwards."""
-    known = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - known:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
 
 
 def run(script: ModuleType, monkeypatch, capsys, *arguments: str | Path) -> SimpleNamespace:
