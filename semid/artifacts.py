@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
@@ -257,9 +257,10 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _partial(path: Path) -> Path:
     """Where a target is written; what processes that are no more have left there is removed."""
     for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
-        found = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)\.partial", left.name)
+        found = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.partial", left.name)
         if found and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     return path.parent / f".{path.name}.{os.getpid()}.partial"
 
 
@@ -268,8 +269,8 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
-        return True
+    except PermissionError:  # somebody else's
+        pass
     return True
 
 

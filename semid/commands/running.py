@@ -62,14 +62,9 @@ def one_sentence(verbose: bool = False) -> Iterator[None]:
         if error.errno == EPIPE:  # the reader of a pipe had enough
             raise
         _fail(_about_files(error), verbose)
-    except (MemoryError, OverflowError, RuntimeError) as error:
-        _fail(_about_sizes(error) or _unexpected(error), verbose)
     except Exception as error:
-        _fail(_unexpected(error), verbose)
-
-
-def _unexpected(error: Exception) -> str:
-    return f"Unexpected {type(error).__name__}: {error} (run again with -v for the traceback)."
+        unexpected = f"Unexpected {type(error).__name__}: {error} (run again with -v for the traceback)."
+        _fail(_about_sizes(error) or unexpected, verbose)
 
 
 def _about_sizes(error: Exception) -> str | None:

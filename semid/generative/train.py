@@ -295,7 +295,9 @@ class Trainer:
             raise InputError(f"Weights are no longer finite after {self._place(self.state.batch)}. {_REMEDY}")
 
     def _place(self, batch: int) -> str:
-        return f"epoch {self.state.epoch + 1}, batch {batch}, step {self.state.step}"
+        """A batch of this epoch, which may lie some steps back."""
+        step = self.state.step - (self.state.batch - batch)
+        return f"epoch {self.state.epoch + 1}, batch {batch}, step {step}"
 
     def _judge(self, objective: float | None) -> None:
         state = self.state

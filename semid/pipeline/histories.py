@@ -181,7 +181,7 @@ def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
     values = _list_of(record, "timestamps", where, length)
     if not values:
         return np.full(length, TIME_MISSING)
-    if not all(_is_integer(value) for value in values):
+    if not all(is_integer(value) for value in values):
         raise InputError(f"{where} has timestamps that are no integers: give Unix seconds.")
     times = np.array(values, np.int64)
     if (np.diff(times) < 0).any():
@@ -189,13 +189,13 @@ def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
     return times
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether it is one that arrays can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
 
 
 def _ids(values: Sequence[Any]) -> pa.Array:
     """Raw ids as integers, or as strings where some are."""
-    if all(value is None or _is_integer(value) for value in values):
+    if all(value is None or is_integer(value) for value in values):
         return pa.array(values, pa.int64())
     return pa.array([None if value is None else str(value) for value in values], pa.string())

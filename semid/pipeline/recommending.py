@@ -8,7 +8,7 @@ import pyarrow as pa
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.pipeline.answering import Answer, Answerer, check_modes
-from semid.pipeline.histories import QueryBatch
+from semid.pipeline.histories import QueryBatch, is_integer
 from semid.progress import Progress
 
 
@@ -53,10 +53,10 @@ def recommend(
 def _user_ids(values: Sequence[object], kind: pa.DataType | None) -> pa.Array:
     """One column type for all batches: integers if all of the first batch are, otherwise strings."""
     if kind is None:
-        numbers = all(isinstance(value, int) and abs(value) < 1 << 63 for value in values)
+        numbers = all(is_integer(value) for value in values)
         kind = pa.int64() if numbers else pa.string()
     if pa.types.is_integer(kind):
-        wrong = [value for value in values if value is not None and not isinstance(value, int)]
+        wrong = [value for value in values if value is not None and not is_integer(value)]
         if wrong:
             raise InputError(f"User id {wrong[0]!r} comes after integer ids: write all user ids alike.")
         return pa.array(values, kind)

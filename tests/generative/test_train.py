@@ -358,7 +358,7 @@ def test_the_host_need_not_wait_for_every_step(cycle: Dataset, cycle_catalogue: 
     sick.settle_steps = 1000
     per_epoch = every.state.step // 3
     spoil(sick.model, per_epoch + 2, lambda loss, weight: loss * torch.nan)
-    with pytest.raises(InputError, match="The loss is nan at epoch 2, batch 2"):
+    with pytest.raises(InputError, match=f"The loss is nan at epoch 2, batch 2, step {per_epoch + 2}\\."):
         sick.run()
     artifact = open_artifact(tmp_path / "run", "checkpoint")
     assert artifact.details["progress"]["step"] == per_epoch + 1
