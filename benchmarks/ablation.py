@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from quality import cell, content_names, prepared, summarise
+from quality import cell, content_names, prepared, summarise, trained_to_end
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +28,7 @@ from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.embedding import item_tower_embedding
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
-from semid.pipeline.training import checkpoint_of, fitted_weights, train_recommender, validation_sample
+from semid.pipeline.training import fitted_weights, validation_sample
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 METRICS = ("HitRate@10", "NDCG@10")
@@ -140,8 +140,7 @@ def trained(dataset: Dataset, folder: Path, place: Path, seed: int, changes: dic
         left_out = wanted.pop("without")
         wanted["features"] = tuple(feature for feature in config.features if feature != left_out)
     train = TrainConfig(seed=seed, max_minutes=30.0, **changes.get("train", {}))
-    resume = checkpoint_of(place).exists()
-    return train_recommender(dataset, tokenizer, replace(config, **wanted), train, place, resume=resume)
+    return trained_to_end(dataset, tokenizer, replace(config, **wanted), train, place)
 
 
 def fitted(dataset: Dataset, folder: Path, seed: int, changes: dict[str, Any]) -> SemanticIdTokenizer:
