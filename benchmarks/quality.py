@@ -202,7 +202,7 @@ def item_knn(dataset: Dataset, queries: Queries, k: int, decay: float = 0.7) -> 
         batch = queries.select(np.arange(first, min(first + KNN_BATCH, len(queries))))
         size = batch.end - batch.start
         owner = np.repeat(np.arange(len(batch)), size)
-        age = np.repeat(size, size) - 1 - ranges(np.zeros(len(size), np.int64), size)
+        age = np.repeat(size, size) - 1 - ranges(0, size)
         history = batch.log.items[ranges(batch.start, size)]
         weighted = sparse.csr_matrix((decay**age, (owner, history)), shape=(len(batch), dataset.num_items))
         scores = np.asarray((weighted @ similar).todense(), np.float32)

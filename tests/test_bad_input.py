@@ -133,9 +133,19 @@ class TestFiles:
         assert "data holds a dataset" in fails("train", *TINY_TRAINING, "--out", "data")
         assert "runs/model holds a model" in fails("fit", "--codes", "8", "--out", "runs/model")
         assert "runs/tokenizer holds a tokenizer" in fails("data", "prepare", "raw", "runs/tokenizer")
+        assert "runs/model holds a model" in fails("append", "--out", "runs/model")
+        assert "runs/model holds a model" in fails("refit", "--out", "runs/model")
         Path("file").write_text("")
         assert "file is a file" in fails("train", "--epochs", "100000", "--out", "file")
         assert "has no name" in fails("train", *TINY_TRAINING, "--out", ".")
+
+    def test_a_folder_where_a_file_must_be(self, inside, fails, semid):
+        Path("folder.jsonl").mkdir()
+        assert "folder.jsonl is a directory" in fails("generate", "--out", "folder.jsonl")
+        assert "folder.jsonl is a directory" in fails("encode", "--data", "data", "--out", "folder.jsonl")
+        result = semid("compare", "--json", "folder.jsonl")
+        assert result.exit_code == 2
+        assert "is a directory" in result.stderr
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_no_permission(self, inside, fails):

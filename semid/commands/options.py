@@ -95,7 +95,10 @@ Tokenizer = Annotated[Path, typer.Option("--tokenizer", help="Fitted tokenizer."
 ModelPath = Annotated[Path, typer.Option("--model", help="Trained model.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of every random choice.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON there; - is stdout.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", dir_okay=False, help="Also write JSON there; - is stdout."),
+]
 Beam = Annotated[int, typer.Option("--beam", help="Width of the beam search and of the ANN candidates.")]
 FilterSeen = Annotated[bool, typer.Option("--filter-seen", help="Never recommend what is in the history.")]
 Action = Annotated[str, typer.Option("--action", help="Wanted next action: a name, usual, or any.")]

@@ -131,7 +131,7 @@ class Dataset:
         return self.artifact
 
 
-def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray | int, lengths: np.ndarray) -> np.ndarray:
     """``start, start + 1, …, start + length - 1`` of every row, one after the other. (sum(lengths),) int64"""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0

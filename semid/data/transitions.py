@@ -96,7 +96,7 @@ class Followers:
         rows, items, values = rows[usable], self.scores.indices[usable], self.scores.data[usable]
         order = np.lexsort((items, -values, rows))
         rows, items, values = rows[order], items[order], values[order]
-        place = _places(np.bincount(rows, minlength=self.scores.shape[0]))
+        place = ranges(0, np.bincount(rows, minlength=self.scores.shape[0]))
         kept = place < k
         found = np.full((self.scores.shape[0], k), -1, np.int64)
         scores = np.full(found.shape, -np.inf, np.float32)
@@ -138,14 +138,9 @@ def _look_up(keys: np.ndarray, values: np.ndarray, items: np.ndarray, width: int
 def _backwards(queries: Queries, most: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Query, age and item of every event of the histories, or of the latest of each, the latest first. (M,) int64"""
     lengths = queries.end - queries.start if most is None else np.minimum(queries.end - queries.start, most)
-    age = _places(lengths)
+    age = ranges(0, lengths)
     items = queries.log.items[np.repeat(queries.end, lengths) - 1 - age]
     return np.repeat(np.arange(len(queries)), lengths), age, items.astype(np.int64)
-
-
-def _places(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, … within each of consecutive stretches of these lengths."""
-    return ranges(np.zeros(len(lengths), np.int64), lengths)
 
 
 def _some_users(dataset: Dataset) -> Dataset:
@@ -166,5 +161,5 @@ def _strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
     lengths = np.diff(matrix.indptr)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((matrix.indices, -matrix.data, rows))
-    kept = np.sort(order[_places(lengths) < most])
+    kept = np.sort(order[ranges(0, lengths) < most])
     return sp.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

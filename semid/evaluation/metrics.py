@@ -134,7 +134,7 @@ def query_metrics(ranking: Ranking, targets: Targets, k: int) -> QueryMetrics:
     gains, found = _gains(items, targets)
     discount = 1 / np.log2(np.arange(2, k + 2))
     weight = targets.query_weights
-    place = ranges(np.zeros(len(targets), np.int64), np.diff(targets.offsets))
+    place = ranges(0, np.diff(targets.offsets))
     ideal_discount = np.where(place < k, 1 / np.log2(place + 2), 0)
     ideal = np.bincount(targets.rows, ideal_discount, minlength=len(targets))
     ideal_gain = np.bincount(targets.rows, ideal_discount * targets.weights, minlength=len(targets))

@@ -100,7 +100,7 @@ def training_segments(dataset: Dataset, context: int, *, profile: bool) -> Segme
     users = np.flatnonzero(inputs >= (0 if profile else 1))
     pieces = np.maximum(-(-inputs[users] // context), 1)
     owner = np.repeat(users, pieces)
-    piece = ranges(np.zeros(len(users), np.int64), pieces)
+    piece = ranges(0, pieces)
     start = begin[owner] + piece * context
     stop = np.minimum(start + context, begin[owner] + inputs[owner])
     return Segments(log, owner, start, stop, piece == 0, np.ones(len(owner), bool))
@@ -173,7 +173,7 @@ class BatchBuilder:
         row_start = np.repeat(before[np.cumsum(per_row) - per_row], per_row)
         # One flat list of tokens, and where each goes in the (R, S) rectangle.
         place = np.repeat(row_of * row_tokens + before - row_start, length)
-        position = ranges(np.zeros(len(members), np.int64), length)
+        position = ranges(0, length)
         place = place + position
         event = np.repeat(self.segments.start[members], length) + position - self.lead
         profile = position < self.lead

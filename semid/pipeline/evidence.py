@@ -55,7 +55,7 @@ class Past:
             return Past(items, items[:, :0], np.ones(len(queries), bool))
         rows, latest = latest_first(queries, candidates)
         different = np.bincount(rows, minlength=len(queries))
-        place = ranges(np.zeros(len(queries), np.int64), different)
+        place = ranges(0, different)
         kept = place < most
         again = np.full((len(queries), min(most, int(different.max(initial=0)))), -1, np.int64)
         again[rows[kept], place[kept]] = latest[kept]

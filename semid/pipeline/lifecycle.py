@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from semid.artifacts import check_target
 from semid.data.cooccurrence import COOCCURRENCE
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
@@ -23,7 +24,7 @@ from semid.tokenizers.lifecycle.drift import DriftConfig
 from semid.tokenizers.lifecycle.drift_report import DriftReport
 from semid.tokenizers.lifecycle.refit import KEEP_TOLERANCE
 from semid.tokenizers.lifecycle.refit_report import CodeChanges, RefitReport
-from semid.tokenizers.storage import read_item_ids
+from semid.tokenizers.storage import KIND, read_item_ids
 from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 _BATCH_ROWS = 1 << 16
@@ -87,9 +88,11 @@ def append_items(
         progress: told of every stage.
 
     Raises:
-        InputError: no item in common, more items than codes, embeddings that are not those of the fit, or whose
-            vectors of the old items changed.
+        InputError: no item in common, more items than codes, embeddings that are not those of the fit, whose
+            vectors of the old items changed, or something else than a tokenizer at ``out``.
     """
+    if out is not None:
+        check_target(out, KIND)
     rows = match_rows(tokenizer, dataset)
     embeddings = _comparable(tokenizer, dataset)
     change = _change(tokenizer, embeddings, rows)
@@ -155,6 +158,8 @@ def refit_tokenizer(
     """
     if changes is not None:
         check_result_path(changes)
+    if out is not None:
+        check_target(out, KIND)
     rows = match_rows(tokenizer, dataset)
     config = tokenizer.config
     report, found = tokenizer.refit(

@@ -16,7 +16,9 @@ SUFFIXES = (".parquet", ".jsonl")
 
 
 def check_result_path(path: Path) -> None:
-    """Raise InputError unless the suffix says how to write it; call before the work that makes the rows."""
+    """Raise InputError for a directory or a suffix that does not say how to write it; call before long work."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: name a file in it, such as {path / 'result.jsonl'}.")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} has the suffix {path.suffix!r}: end its name in one of {', '.join(SUFFIXES)}.")
 
@@ -28,7 +30,7 @@ def write_rows(batches: Iterable[pa.RecordBatch], out: Path | TextIO) -> int:
         out: a ``.parquet`` or ``.jsonl`` file, or a stream that gets JSON lines.
 
     Raises:
-        InputError: another suffix.
+        InputError: as :func:`check_result_path`.
     """
     if not isinstance(out, Path):
         return _write_lines(batches, out)
