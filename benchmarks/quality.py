@@ -223,8 +223,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, fl
             half = None
             if len(values) > 1:
                 spread = values.std(ddof=1) / np.sqrt(len(values))
-                half = round(float(spread * stats.t.ppf(0.975, len(values) - 1)), 5)
-            summary[mode][metric] = (round(float(values.mean()), 5), half)
+                half = round(float(spread * stats.t.ppf(0.975, len(values) - 1)), 6)
+            summary[mode][metric] = (round(float(values.mean()), 6), half)
     return summary
 
 
