@@ -21,7 +21,7 @@ from rich.table import Table
 
 from semid.data.dataset import Dataset
 from semid.data.splits import SplitConfig
-from semid.generative.model import PRESETS
+from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer

@@ -30,7 +30,8 @@ from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.evaluation.comparison import ModeResult, compare
-from semid.generative.model import PRESETS, ModelConfig
+from semid.generative.config import ModelConfig
+from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import nn
 from training import histories, model_of
 
-from semid.generative.model import ModelConfig
+from semid.generative.config import ModelConfig
 from semid.generative.train import TrainConfig, Trainer
 
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from semid.data.dataset import Dataset
 from semid.data.splits import SplitConfig
 from semid.evaluation.comparison import ModeResult, compare
-from semid.generative.model import PRESETS
+from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer

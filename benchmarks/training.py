@@ -30,8 +30,9 @@ from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog
 from semid.data.features import Fields
-from semid.generative.features import Catalogue
-from semid.generative.model import Model, ModelConfig
+from semid.generative.catalogue import Catalogue
+from semid.generative.config import ModelConfig
+from semid.generative.model import Model
 from semid.generative.optim import matrix_dtype
 from semid.generative.train import TrainConfig, Trainer
 

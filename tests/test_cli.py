@@ -22,7 +22,7 @@ from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
-from semid.generative.model import PRESETS
+from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig

@@ -12,7 +12,7 @@ from semid.commands.console import STDOUT, print_comparison, print_facts, progre
 from semid.commands.running import command, in_force
 
 if TYPE_CHECKING:
-    from semid.generative.model import ModelConfig
+    from semid.generative.config import ModelConfig
 
 _MODEL = "Model, in place of the preset's values"
 _TRAINING = "Training"
@@ -63,7 +63,6 @@ def train(
     experts_per_token: Annotated[int | None, _of_model("Experts that a token uses.")] = None,
     context_events: Annotated[int | None, _of_model("Most recent events that are seen.", metavar="N")] = None,
     dropout: Annotated[float | None, _of_model("Dropout on inputs and residual branches.")] = None,
-    next_action: Annotated[bool | None, _of_model("Condition on the wanted next action.")] = None,
     contrastive_weight: Annotated[float | None, _of_model("Weight of the item vector loss; 0 without.")] = None,
     code_weight: Annotated[float | None, _of_model("Weight of the code loss; 0 without.")] = None,
     action_weight: Annotated[float | None, _of_model("Weight of the next action loss; 0 without.")] = None,
@@ -104,7 +103,6 @@ def train(
         "decoder_layers": decoder_layers,
         "context": context_events,
         "dropout": dropout,
-        "next_action": next_action,
         "negatives": negatives,
         "contrastive_weight": contrastive_weight,
         "code_weight": code_weight,
@@ -166,8 +164,8 @@ def _model_config(
     preset: str, changes: dict[str, Any], experts: int | None, experts_per_token: int | None
 ) -> "ModelConfig":
     from semid.errors import InputError
-    from semid.generative.model import PRESETS
     from semid.generative.moe import MoEConfig
+    from semid.generative.presets import PRESETS
 
     if preset not in PRESETS:
         raise InputError(f"Unknown preset {preset!r}: use one of {', '.join(PRESETS)}.")

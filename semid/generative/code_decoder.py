@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semid.generative.blocks import Block
 from semid.generative.edges import edge_products
-from semid.generative.layers import Block, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, rotary_table
-from semid.generative.losses import softmax_loss
+from semid.generative.layers import Attention, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, View, rotary_table
+from semid.generative.losses import shares, softmax_loss
 from semid.generative.trie import CodeTrie
 
 
@@ -38,6 +39,7 @@ class CodeDecoder(nn.Module):
         num_heads, num_kv_heads, hidden: of its blocks.
         num_layers: blocks.
         dropout: on residual branches.
+        head_width: of its blocks; the width over the heads if 0.
     """
 
     def __init__(
@@ -50,20 +52,31 @@ class CodeDecoder(nn.Module):
         hidden: int,
         num_layers: int,
         dropout: float,
+        head_width: int = 0,
     ) -> None:
         super().__init__()
         self.num_codes = num_codes
-        self.head_width = width // num_heads
+        self.head_width = head_width or width // num_heads
         self.state = nn.Linear(width, width, bias=False)
         self.codes = EmbeddingTables(num_codes[:-1], width, std=width**-0.5)
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, num_kv_heads, SwiGLU(width, hidden), dropout) for _ in range(num_layers)
-        )
+
+        def block() -> Block:
+            attention = Attention(width, num_heads, num_kv_heads, head_width=head_width)
+            return Block(attention, SwiGLU(width, hidden), width, dropout)
+
+        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
         self.norm = RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in num_codes)
         self.node_scale = nn.Parameter(torch.full((len(num_codes),), 10.0))
 
-    def forward(self, state: Tensor, codes: Tensor, tree: CodeTree, dtype: torch.dtype = torch.float32) -> Tensor:
+    def forward(
+        self,
+        state: Tensor,
+        codes: Tensor,
+        tree: CodeTree,
+        dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Mean of −log p(codes) over positions, given the true codes before each level (teacher forcing).
 
         Args:
@@ -71,20 +84,30 @@ class CodeDecoder(nn.Module):
             codes: (P, L) int64 codes of items.
             tree: the catalogue.
             dtype: of the matrix product with the first level's nodes, of which there may be very many.
+            weights: (P,) of the positions in the mean; all alike without them.
         """
         tokens = [self.state(state)]
         tokens += [self.codes.column(level, codes[:, level]) for level in range(len(self.codes))]
         hidden, _ = self._run(torch.stack(tokens, dim=1), first=0, past=None)
         query = F.normalize(state.float(), dim=-1)
         nodes = tree.trie.step(0, torch.zeros_like(codes[:, 0]), codes[:, 0])
-        total = self._first_loss(hidden[:, 0], query, nodes, tree, dtype)
+        share = shares(weights, len(state), query)
+        total = self._first_loss(hidden[:, 0], query, nodes, tree, dtype, weights)
         for level in range(1, len(self.num_codes)):
             logits = self.logits(level, hidden[:, level], query, nodes, tree)
-            total = total + F.cross_entropy(logits, codes[:, level])
+            total = total + (share * F.cross_entropy(logits, codes[:, level], reduction="none")).sum()
             nodes = tree.trie.step(level, nodes, codes[:, level])
         return total
 
-    def _first_loss(self, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree, dtype: torch.dtype) -> Tensor:
+    def _first_loss(
+        self,
+        hidden: Tensor,
+        query: Tensor,
+        nodes: Tensor,
+        tree: CodeTree,
+        dtype: torch.dtype,
+        weights: Tensor | None,
+    ) -> Tensor:
         """Cross-entropy of the first codes: all rows have the same children, so their logits are one product
 
         [hidden, 1, scale · query] · [weights, bias, mean item vectors]ᵀ, whose softmax is taken in chunks.
@@ -97,7 +120,7 @@ class CodeDecoder(nn.Module):
             rows.append(self.node_scale[0] * query)
             columns.append(tree.vectors[0])
         bank = torch.cat(columns, 1).float()
-        return softmax_loss(torch.cat(rows, 1), bank, query.new_ones(()), nodes, dtype=dtype)
+        return softmax_loss(torch.cat(rows, 1), bank, query.new_ones(()), nodes, weights=weights, dtype=dtype)
 
     def logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
         """Logits (M, K) of the codes that continue ``nodes``, -inf for all others, float32.
@@ -147,7 +170,7 @@ class CodeDecoder(nn.Module):
         mask = torch.ones(tokens, tokens, dtype=torch.bool, device=x_BTD.device).tril() if tokens > 1 else None
         cache = []
         for layer, block in enumerate(self.blocks):
-            x_BTD, keys_values = block(x_BTD, table, mask, past[layer] if past else None)
+            x_BTD, keys_values = block(x_BTD, View(table, mask), past[layer] if past else None)
             cache.append(keys_values)
         return self.norm(x_BTD), cache
 

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from semid.data.dataset import Dataset, ranges
 from semid.data.events import TIME_MISSING, EventLog, Queries
+from semid.data.timeline import Timeline, popularity_features
+from semid.generative.clock import clock_columns
 
-NUM_GAP_BUCKETS = 32
-GAP_MISSING = NUM_GAP_BUCKETS
-HOUR_MISSING = 24
-WEEKDAY_MISSING = 7
 _OPEN_ROWS = 16
 
 
@@ -28,26 +26,29 @@ class TokenBatch:
     Attributes:
         items: (R, S) int64 item rows; meaningless on profile tokens and padding.
         actions: (R, S) int64, 0 unknown, otherwise action + 1.
-        gaps, hours, weekdays: (R, S) int64 time features, the last value of each meaning *not given*.
+        times: (R, S) int64 Unix seconds, TIME_MISSING where not given.
+        clock: (R, S, C) int64, when the event happened by the columns of :mod:`semid.generative.clock`; those of
+            ``popularity`` only if they were asked for.
         users: (R, S) int64 user rows.
         profile: (R, S) bool, True on profile tokens.
         segments: (R, S) int64, equal within a segment, -1 on padding.
         positions: (R, S) int64 place within the segment.
         targets: (R, S) int64 item row of the next event, -1 where there is none to learn.
-        target_actions: (R, S) int64, as actions.
+        target_actions: (R, S) int64, as actions; of queries only those between two events of the history.
+        target_times: (R, S) int64, as times.
     """
 
     items: Tensor
     actions: Tensor
-    gaps: Tensor
-    hours: Tensor
-    weekdays: Tensor
+    times: Tensor
+    clock: Tensor
     users: Tensor
     profile: Tensor
     segments: Tensor
     positions: Tensor
     targets: Tensor
     target_actions: Tensor
+    target_times: Tensor
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on another device."""
@@ -146,10 +147,12 @@ class BatchBuilder:
     Args:
         segments: what to take tokens from.
         profile: whether a token for the user leads each stretch.
+        timeline: of all training events, for how popular items were; None where that is not asked for.
     """
 
-    def __init__(self, segments: Segments, *, profile: bool) -> None:
+    def __init__(self, segments: Segments, *, profile: bool, timeline: Timeline | None = None) -> None:
         self.segments = segments
+        self.timeline = timeline
         self.lead = int(profile)
         self.lengths = self.lead + segments.end - segments.start
 
@@ -183,37 +186,26 @@ class BatchBuilder:
         wanted &= ~profile | self.segments.first[members][owner]  # later stretches start with an event known before
         following = np.minimum(event + 1, log.num_events - 1)
         event = np.maximum(event, 0)  # a profile token at the very start of the log
-        gap, hour, weekday = _time_features(log, event, starts=position == self.lead)
+        clock = clock_columns(log, event, starts=position <= self.lead)
+        if self.timeline is not None:
+            popularity = popularity_features(self.timeline, log.items[event], log.times[event])
+            clock = np.concatenate([clock, popularity], axis=1)
 
         def lay(values: np.ndarray, padding: int) -> Tensor:
-            rectangle = np.full(len(rows) * row_tokens, padding, np.int64)
+            rectangle = np.full((len(rows) * row_tokens, *values.shape[1:]), padding, np.int64)
             rectangle[place] = values
-            return torch.from_numpy(rectangle.reshape(len(rows), row_tokens))
+            return torch.from_numpy(rectangle.reshape(len(rows), row_tokens, *values.shape[1:]))
 
         return TokenBatch(
             items=lay(log.items[event], 0),
             actions=lay(log.actions[event].astype(np.int64) + 1, 0),
-            gaps=lay(gap, GAP_MISSING),
-            hours=lay(hour, HOUR_MISSING),
-            weekdays=lay(weekday, WEEKDAY_MISSING),
+            times=lay(np.where(profile, TIME_MISSING, log.times[event]), TIME_MISSING),
+            clock=lay(clock, 0),
             users=lay(np.repeat(self.segments.users[members], length), 0),
             profile=lay(profile, 0).bool(),
             segments=lay(owner, -1),
             positions=lay(position, 0),
             targets=lay(np.where(wanted, log.items[following], -1), -1),
             target_actions=lay(np.where(wanted, log.actions[following].astype(np.int64) + 1, 0), 0),
+            target_times=lay(np.where(wanted, log.times[following], TIME_MISSING), TIME_MISSING),
         )
-
-
-def _time_features(log: EventLog, event: np.ndarray, *, starts: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Log-bucketed gap to the event before, hour of day and day of week (UTC); (M,) each."""
-    time = log.times[event]
-    before = log.times[np.maximum(event - 1, 0)]
-    given = time != TIME_MISSING
-    paired = given & (before != TIME_MISSING) & ~starts
-    seconds = np.where(paired, time - before, 0).clip(min=0)
-    gap = np.where(paired, np.log2(seconds + 1.0).astype(np.int64).clip(max=NUM_GAP_BUCKETS - 1), GAP_MISSING)
-    safe = np.where(given, time, 0)
-    hour = np.where(given, safe // 3600 % 24, HOUR_MISSING)
-    weekday = np.where(given, (safe // 86400 + 3) % 7, WEEKDAY_MISSING)  # 1 January 1970 was a Thursday
-    return gap, hour, weekday

@@ -25,6 +25,12 @@ class KeyValues:
         """Take rows (B',) of the batch, as when beams continue from their parents."""
         return KeyValues(self.keys[rows], self.values[rows])
 
+    def after(self, past: "KeyValues | None") -> "KeyValues":
+        """These behind earlier ones."""
+        if past is None:
+            return self
+        return KeyValues(torch.cat([past.keys, self.keys], dim=2), torch.cat([past.values, self.values], dim=2))
+
 
 class EmbeddingTables(nn.Module):
     """One embedding table a column of indices.
@@ -96,20 +102,43 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class View:
+    """What T new tokens see of S tokens, the earlier ones included.
+
+    Attributes:
+        table: rotary table of the new tokens' positions; None leaves queries and keys as they are.
+        mask: (B, 1, T, S) bool, True where attention is allowed; None attends to everything.
+        bias: (B, H or 1, T, S) float added to the scores.
+    """
+
+    table: tuple[Tensor, Tensor] | None = None
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+
+    def rotated(self, x: Tensor) -> Tensor:
+        """(B, H, T, C) queries or keys at their positions."""
+        return x if self.table is None else rotate(x, self.table)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
     """Softmax attention of (B, H, T, C) queries to (B, G, S, C) keys and values. (B, H, T, C)
 
     Args:
-        mask: as :meth:`Attention.forward` takes it.
+        mask, bias: as in :class:`View`.
     """
     batch, heads, tokens, width = query.shape
     groups = heads // key.shape[1]
     if query.device.type != "cpu" or key.shape[2] > _MOST_STORED_TOKENS:
         key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+        if bias is not None:
+            mask = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(~mask, -torch.inf)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On CPUs the fused kernel is several times slower than its products one by one, as long as rows are short.
     grouped = (query * width**-0.5).reshape(batch, key.shape[1], groups * tokens, width)
     scores = (grouped @ key.transpose(2, 3)).float().view(batch, heads, tokens, -1)
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     shares = torch.softmax(scores, dim=-1).to(value.dtype)
@@ -140,44 +169,53 @@ class Attention(nn.Module):
 
     Args:
         width: D.
-        num_heads: H query heads; ``width`` is a multiple of it.
+        num_heads: H query heads.
         num_kv_heads: G key/value heads; H is a multiple of it.
+        head_width: C; D over H if 0.
+        qk_norm: normalise queries and keys before they are rotated (arXiv 2010.04245).
     """
 
-    def __init__(self, width: int, num_heads: int, num_kv_heads: int) -> None:
+    def __init__(
+        self, width: int, num_heads: int, num_kv_heads: int, *, head_width: int = 0, qk_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_width = num_heads, num_kv_heads, width // num_heads
-        self.query = nn.Linear(width, width, bias=False)
+        self.num_heads, self.num_kv_heads, self.head_width = num_heads, num_kv_heads, head_width or width // num_heads
+        self.query = nn.Linear(width, num_heads * self.head_width, bias=False)
         self.key = nn.Linear(width, num_kv_heads * self.head_width, bias=False)
         self.value = nn.Linear(width, num_kv_heads * self.head_width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(num_heads * self.head_width, width, bias=False)
+        self.query_norm = RMSNorm(self.head_width) if qk_norm else None
+        self.key_norm = RMSNorm(self.head_width) if qk_norm else None
 
-    def forward(
-        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, past: KeyValues | None = None
-    ) -> tuple[Tensor, KeyValues]:
+    def forward(self, x_BTD: Tensor, view: View, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
         """Attend from T new tokens to themselves and the past.
 
         Args:
             x_BTD: new tokens.
-            table: rotary table of their positions.
-            mask: (B, 1, T, T_all) bool, True where attention is allowed; None attends to everything.
+            view: what they see.
             past: keys and values of earlier tokens.
 
         Returns:
             (B, T, D) and the keys and values of all tokens.
         """
-        batch, tokens, width = x_BTD.shape
-        query = rotate(self._heads(self.query(x_BTD), self.num_heads), table)
-        key = rotate(self._heads(self.key(x_BTD), self.num_kv_heads), table)
-        value = self._heads(self.value(x_BTD), self.num_kv_heads)
-        if past is not None:
-            key, value = torch.cat([past.keys, key], dim=2), torch.cat([past.values, value], dim=2)
-        mixed = attend(query, key, value, mask)
-        return self.output(mixed.transpose(1, 2).reshape(batch, tokens, width)), KeyValues(key, value)
+        query, key = split_heads(self.query(x_BTD), self.num_heads), split_heads(self.key(x_BTD), self.num_kv_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = view.rotated(query), view.rotated(key)
+        value = split_heads(self.value(x_BTD), self.num_kv_heads)
+        cache = KeyValues(key, value).after(past)
+        mixed = attend(query, cache.keys, cache.values, view.mask, view.bias)
+        return self.output(join_heads(mixed)), cache
 
-    def _heads(self, x: Tensor, heads: int) -> Tensor:
-        batch, tokens, _ = x.shape
-        return x.view(batch, tokens, heads, self.head_width).transpose(1, 2)
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, H · C) → (B, H, T, C)"""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, T, C) → (B, T, H · C)"""
+    return x.transpose(1, 2).flatten(2)
 
 
 class SwiGLU(nn.Module):
@@ -192,25 +230,3 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
         return result
-
-
-class Block(nn.Module):
-    """Pre-norm Transformer block; the feed-forward part is any module from (B, T, D) to (B, T, D)."""
-
-    def __init__(
-        self, width: int, num_heads: int, num_kv_heads: int, feed_forward: nn.Module, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(width)
-        self.attention = Attention(width, num_heads, num_kv_heads)
-        self.feed_forward_norm = RMSNorm(width)
-        self.feed_forward = feed_forward
-        self.dropout = Dropout(dropout)
-
-    def forward(
-        self, x_BTD: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, past: KeyValues | None = None
-    ) -> tuple[Tensor, KeyValues]:
-        """See :meth:`Attention.forward`."""
-        mixed, cache = self.attention(self.attention_norm(x_BTD), table, mask, past)
-        x_BTD = x_BTD + self.dropout(mixed)
-        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD))), cache

@@ -21,7 +21,7 @@ Pairs = tuple[Tensor, Tensor]
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Σ_p −log softmax over the bank of the logits of p at its own entry, without ever storing P × M logits.
+    """Σ_p share_p · −log softmax over the bank of the logits of p at its own entry; P × M logits are never stored.
 
     The gradient of a chunk is formed while its softmax is at hand, so backward only multiplies by a number.
     """
@@ -33,6 +33,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         bank: Tensor,
         scale: Tensor,
         own: Tensor,
+        share: Tensor,
         offset: Tensor | None,
         excluded: Pairs | None,
         dtype: torch.dtype,
@@ -58,10 +59,10 @@ class _SoftmaxLoss(torch.autograd.Function):
             logits.scatter_(1, place, positive)  # is there for certain: neither corrected nor excluded
             peak = logits.amax(dim=1, keepdim=True)
             mass = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
-            total += (mass.log() + peak - positive).sum()
+            total += (share[part, None] * (mass.log() + peak - positive)).sum()
             probability = logits.div_(mass)
             probability.scatter_add_(1, place, torch.full_like(peak, -1.0))
-            probability = probability.to(dtype)
+            probability = probability.mul_(share[part, None]).to(dtype)
             torch.mm(probability, columns, out=state_gradient[part])
             bank_gradient += (probability.T @ scaled[part]).to(bank.dtype)
         state_gradient = state_gradient.to(states.dtype)
@@ -74,7 +75,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     def backward(context: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         states, bank, scale = context.saved_tensors
         gradients = (upstream[0] * states, upstream[0] * bank, upstream[0] * scale)
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None
 
 
 def softmax_loss(
@@ -85,6 +86,7 @@ def softmax_loss(
     *,
     log_expected: Tensor | None = None,
     excluded: Pairs | None = None,
+    weights: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Mean cross-entropy of each position's own item among a bank of items, computed in chunks.
@@ -101,11 +103,46 @@ def softmax_loss(
         own: (P,) int64, the bank entry of each position's positive.
         log_expected: (M,) log of the expected count of each entry's item; nothing is corrected without it.
         excluded: (E,) positions in ascending order and (E,) entries that do not count as negatives for them.
+        weights: (P,) of the positions in the mean; all alike without them.
         dtype: of the matrix products; that of ``states`` by default.
     """
-    arguments = (states, bank, scale, own, log_expected, excluded)
+    share = shares(weights, len(states), states)
+    arguments = (states, bank, scale, own, share, log_expected, excluded)
     total: Tensor = _SoftmaxLoss.apply(*arguments, dtype or states.dtype)  # type: ignore[no-untyped-call]
-    return total / len(states)
+    return total
+
+
+def shares(weights: Tensor | None, count: int, like: Tensor) -> Tensor:
+    """(P,) what each position counts in a weighted mean; nothing where all weights are 0."""
+    if weights is None:
+        return like.new_full((count,), 1 / max(count, 1))
+    return (weights / weights.sum().clamp(min=1e-12)).to(like.dtype)
+
+
+def pair_loss(
+    states: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    scale: Tensor,
+    *,
+    weights: Tensor | None = None,
+    binary: bool = False,
+) -> Tensor:
+    """Mean loss where each position has a positive (P, D) and negatives (P, n, D) of its own.
+
+    Args:
+        states: (P, D).
+        binary: −log σ(positive) − mean log σ(−negatives), as in SASRec (arXiv 1808.09781); otherwise softmax
+            cross-entropy among the positive and its negatives.
+    """
+    positive = (states * positives).sum(-1, keepdim=True) * scale
+    negative = (negatives @ states[:, :, None])[..., 0] * scale
+    if binary:
+        losses = F.softplus(-positive[:, 0]) + F.softplus(negative).mean(1)
+    else:
+        logits = torch.cat([positive, negative], dim=1)
+        losses = torch.logsumexp(logits, dim=1) - positive[:, 0]
+    return (shares(weights, len(states), losses) * losses).sum()
 
 
 def _bounds(excluded: Pairs | None, firsts: range, count: int) -> list[int]:

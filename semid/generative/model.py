@@ -3,150 +3,28 @@
 Shapes: R rows, S tokens, P positions with a target, D width, N items, M chosen items.
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semid.errors import InputError
+from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeDecoder, CodeTree
-from semid.generative.features import (
-    FEATURES,
-    Catalogue,
-    ContextEncoder,
-    FieldsEncoder,
-    ItemEncoder,
-    NextActionCondition,
-)
+from semid.generative.conditions import NextActionCondition, NextActionInput
+from semid.generative.config import MAX_SCALE, ModelConfig
+from semid.generative.context import ContextEncoder
 from semid.generative.histories import TokenBatch
-from semid.generative.layers import Block, Dropout, RMSNorm, SwiGLU, rotary_table
-from semid.generative.losses import action_loss, softmax_loss
-from semid.generative.moe import MoE, MoEConfig
-from semid.generative.negatives import PROPOSALS, NegativeSampler
+from semid.generative.items import ItemEncoder
+from semid.generative.joining import Join
+from semid.generative.layers import Dropout, RMSNorm, SwiGLU
+from semid.generative.losses import action_loss, pair_loss, softmax_loss
+from semid.generative.moe import MoE
+from semid.generative.negatives import NegativeSampler
+from semid.generative.trunk import Places, Trunk
+from semid.generative.users import UserEncoder, UserFiLM
 
-MAX_SCALE = 100.0
-MAX_DROPOUT = 0.95
 _ENCODE_ROWS = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Shape of the model, its inputs and the weights of its losses.
-
-    Attributes:
-        width: D of every token.
-        layers: blocks of the trunk.
-        heads, kv_heads: query and key/value heads of each block.
-        hidden: inside of the SwiGLU; 8/3 of the width, rounded up to 32, if 0.
-        decoder_layers: blocks of the code decoder.
-        context: most recent events that a position sees.
-        dropout: on token inputs and residual branches.
-        id_dropout: share of items whose id part is left out of a training step.
-        condition_dropout: share of positions trained without knowing the next action.
-        features: inputs that are switched on; those that the data lacks are left out.
-        next_action: condition states on the next action, where there are several actions.
-        moe: experts in place of the trunk's SwiGLUs; None for dense.
-        contrastive_weight, code_weight, action_weight: of the three losses; 0 leaves a loss out.
-        full_softmax_items: catalogues up to this size are trained with the full softmax.
-        node_vector_items: in catalogues up to this size the code decoder also compares the state with the items
-            under each child; takes about three times the memory of the item vectors.
-        negatives: how many of each kind stand in the bank of larger catalogues beside the positives of the batch:
-            uniform, popular, recent, hard.
-        scale: initial inverse temperature of the cosine; learned.
-    """
-
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    hidden: int = 0
-    decoder_layers: int = 1
-    context: int = 100
-    dropout: float = 0.3
-    id_dropout: float = 0.1
-    condition_dropout: float = 0.2
-    features: tuple[str, ...] = FEATURES
-    next_action: bool = True
-    moe: MoEConfig | None = None
-    contrastive_weight: float = 1.0
-    code_weight: float = 0.5
-    action_weight: float = 0.1
-    full_softmax_items: int = 50_000
-    node_vector_items: int = 1_000_000
-    negatives: tuple[tuple[str, int], ...] = (("uniform", 4096),)
-    scale: float = 15.0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "kv_heads", "decoder_layers", "context"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("dropout", "id_dropout", "condition_dropout"):
-            if not 0 <= getattr(self, name) <= MAX_DROPOUT:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and at most {MAX_DROPOUT}.")
-        if not 0 < self.scale <= MAX_SCALE:
-            raise InputError(f"scale={self.scale} must be above 0 and at most {MAX_SCALE}.")
-        if self.width % (2 * self.heads) or self.heads % self.kv_heads:
-            raise InputError(
-                f"width={self.width} must be an even multiple of heads={self.heads}, "
-                f"and heads a multiple of kv_heads={self.kv_heads}."
-            )
-        for name in ("contrastive_weight", "code_weight", "action_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 0 and finite.")
-        if len({kind for kind, _ in self.negatives}) < len(self.negatives):
-            raise InputError("Negatives name a kind twice: give each once.")
-        for kind, count in self.negatives:
-            if kind not in PROPOSALS or count < 0:
-                raise InputError(f"Negatives {kind}:{count}: kinds are {', '.join(PROPOSALS)}, counts at least 0.")
-        unknown = set(self.features) - set(FEATURES)
-        if unknown:
-            raise InputError(f"Unknown features {sorted(unknown)}; known: {', '.join(FEATURES)}.")
-        if not {"id", "codes", "content", "fields"} & set(self.features):
-            raise InputError("The item needs at least one of the features id, codes, content, fields.")
-        if self.contrastive_weight == self.code_weight == 0:
-            raise InputError("contrastive_weight and code_weight are both 0: nothing would be learned.")
-
-    @property
-    def inner(self) -> int:
-        """Width inside the SwiGLU."""
-        return self.hidden or -(-self.width * 8 // 3 // 32) * 32
-
-    def restricted_to(self, available: tuple[str, ...]) -> "ModelConfig":
-        """The same with the features that the data has."""
-        kept = tuple(name for name in self.features if name in available)
-        return replace(self, features=kept, next_action=self.next_action and "action" in available)
-
-    @staticmethod
-    def sized(dial: int) -> "ModelConfig":
-        """The shape that follows from one dial: 64 · dial wide and as many blocks, but at least two.
-
-        Heads are 64 wide, but at least four; two of them share a key/value head. At a dial of 8 that is a trunk of
-        23 million weights; from 2 on, every doubling has eight times as many.
-        """
-        heads = max(4, dial)
-        return ModelConfig(width=64 * dial, layers=max(2, dial), heads=heads, kv_heads=heads // 2)
-
-
-PRESETS = {
-    "tiny": ModelConfig.sized(1),
-    "small": ModelConfig.sized(2),
-    "base": ModelConfig.sized(4),
-    "large": ModelConfig.sized(8),
-    # The baseline: item ids and their order alone, one softmax over the catalogue (arXiv 1808.09781, 2309.07602),
-    # with the width that is best for it.
-    "sasrec": replace(
-        ModelConfig.sized(2),
-        width=256,
-        features=("id",),
-        id_dropout=0.0,
-        next_action=False,
-        code_weight=0.0,
-        action_weight=0.0,
-    ),
-}
 
 
 class Model(nn.Module):
@@ -155,76 +33,82 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
         super().__init__()
         self.config = config
-        width, features = config.width, config.features
-        whole = self.trains_all_items(catalogue)
-        self.items = ItemEncoder(catalogue, width, features, config.id_dropout, whole=whole)
+        width, actions = config.width, catalogue.num_actions
+        self.items = ItemEncoder(catalogue, config, whole=self.trains_all_items(catalogue))
         self.tower = SwiGLU(width, config.inner)
         nn.init.zeros_(self.tower.down.weight)
-        self.context = ContextEncoder(catalogue.num_actions, width, features)
-        self.profile = (
-            FieldsEncoder(catalogue.user_sizes, tuple(c.size for c in catalogue.user_lists), width, sparse=True)
-            if "profile" in features
-            else None
-        )
+        self.context = ContextEncoder(catalogue, config)
+        self.join = Join([width] * (1 + len(self.context)), width, config.inputs.join, config.inputs.join_layers)
+        self.user = UserEncoder(catalogue, config) if config.profile_token else None
+        self.user_film = UserFiLM(width) if config.profile_token and config.inputs.user_film else None
         self.token_norm = RMSNorm(width)
+        told = set(config.action.in_trunk) - {"bias"}
+        self.told = NextActionInput(actions, width, config.action) if told else None
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.kv_heads, self._feed_forward(), config.dropout)
-            for _ in range(config.layers)
-        )
-        self.norm = RMSNorm(width)
-        self.condition = NextActionCondition(catalogue.num_actions, width) if config.next_action else None
-        self.action_head = nn.Linear(2 * width, catalogue.num_actions) if catalogue.num_actions > 1 else None
-        self.log_scale = nn.Parameter(torch.tensor(config.scale).log())
+        self.trunk = Trunk(config, actions)
+        self.condition = NextActionCondition(actions, width) if "late" in config.action.condition else None
+        self.action_head = nn.Linear(2 * width, actions) if actions > 1 else None
+        self.log_scale = nn.Parameter(torch.tensor(config.scale).log(), requires_grad=config.similarity == "cosine")
         self.code_decoder = CodeDecoder(
             catalogue.num_codes,
             width=width,
             num_heads=config.heads,
             num_kv_heads=config.kv_heads,
+            head_width=config.head_width,
             hidden=config.inner,
             num_layers=config.decoder_layers,
             dropout=config.dropout,
         )
+        self.weigh_actions(config.action.weights)
 
-    def _feed_forward(self) -> nn.Module:
-        if self.config.moe is not None:
-            return MoE(self.config.width, self.config.moe)
-        return SwiGLU(self.config.width, self.config.inner)
+    def weigh_actions(self, weights: Sequence[float]) -> None:
+        """Let targets count by their action from now on, as :class:`ActionConfig` says."""
+        self.action_weights = tuple(weights)
 
     @property
     def scale(self) -> Tensor:
         """Inverse temperature of the cosine between states and items."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        return (
+            self.log_scale.exp().clamp(max=MAX_SCALE) if self.log_scale.requires_grad else self.log_scale.new_ones(())
+        )
 
     def experts(self) -> Iterator[MoE]:
         """The mixture-of-experts layers, if any."""
         return (module for module in self.modules() if isinstance(module, MoE))
 
-    def states(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None = None) -> Tensor:
-        """Trunk state after each token, not yet conditioned on an action. (R, S, D)
+    def states(
+        self,
+        batch: TokenBatch,
+        catalogue: Catalogue,
+        all_items: Tensor | None = None,
+        told: Tensor | None = None,
+    ) -> Tensor:
+        """Trunk state after each token, not yet conditioned on an action by ``late``. (R, S, D)
 
         Args:
             all_items: (N, D) item encodings if they are at hand already.
+            told: (R, S) what each position is told of the next action, as ``batch.target_actions``, which is the
+                default.
         """
+        told = batch.target_actions if told is None else told
+        tokens = self.join([self._item_tokens(batch, catalogue, all_items), *self.context(batch)])
+        if self.user is not None:
+            encoded = self.user(catalogue, batch.users[batch.profile])
+            if self.user_film is not None:
+                tokens = self.user_film(tokens, encoded, batch)
+            tokens = tokens.masked_scatter(batch.profile[..., None], encoded.to(tokens.dtype))
+        x = self.token_norm(tokens)
+        if self.told is not None:
+            x = self.told(x, told)
+        places = Places(batch.segments, batch.positions, batch.times, batch.actions, told)
+        result: Tensor = self.trunk(self.dropout(x), places)
+        return result
+
+    def _item_tokens(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None) -> Tensor:
         if all_items is None:
             rows, places = torch.unique(batch.items, return_inverse=True)
-            tokens = F.embedding(places, self.items(catalogue, rows))
-        else:
-            tokens = F.embedding(batch.items, all_items)  # plain indexing sums its gradient in any order
-        extra = self.context(batch)
-        tokens = tokens if extra is None else tokens + extra
-        if self.profile is not None:
-            users = batch.users[batch.profile] % len(catalogue.user_fields)  # -1 is somebody unknown
-            encoded = self.profile(catalogue.user_fields, catalogue.user_lists, users)
-            tokens = tokens.masked_scatter(batch.profile[..., None], encoded.to(tokens.dtype))
-        x = self.dropout(self.token_norm(tokens))
-        same = batch.segments[:, :, None] == batch.segments[:, None, :]
-        mask = same.tril()[:, None]
-        table = rotary_table(batch.positions, self.config.width // self.config.heads)
-        for block in self.blocks:
-            x, _ = block(x, table, mask)
-        final: Tensor = self.norm(x)
-        return final
+            return F.embedding(places, self.items(catalogue, rows))
+        return F.embedding(batch.items, all_items)  # plain indexing sums its gradient in any order
 
     def conditioned(self, states: Tensor, actions: Tensor) -> Tensor:
         """States (P, D) told the next action (P,), 0 for any. (P, D)"""
@@ -234,12 +118,15 @@ class Model(nn.Module):
         return result
 
     def item_vectors(self, encoded: Tensor) -> Tensor:
-        """Unit vectors (M, D) of the item tower from item encodings (M, D), float32."""
-        return F.normalize((encoded + self.tower(F.rms_norm(encoded, encoded.shape[-1:]))).float(), dim=-1)
+        """Vectors (M, D) of the item tower from item encodings (M, D), float32; of unit length for cosines."""
+        return self._compared(encoded + self.tower(F.rms_norm(encoded, encoded.shape[-1:])))
 
     def query_vectors(self, states: Tensor) -> Tensor:
-        """Unit vectors (P, D) that item vectors are compared with, float32."""
-        return F.normalize(states.float(), dim=-1)
+        """Vectors (P, D) that item vectors are compared with, float32."""
+        return self._compared(states)
+
+    def _compared(self, x: Tensor) -> Tensor:
+        return F.normalize(x.float(), dim=-1) if self.config.similarity == "cosine" else x.float()
 
     def code_tree(self, catalogue: Catalogue, vectors: Tensor | None) -> CodeTree:
         """The catalogue for the code decoder, with the item vectors (N, D) under each node where they are used."""
@@ -260,7 +147,9 @@ class Model(nn.Module):
 
     def trains_all_items(self, catalogue: Catalogue) -> bool:
         """Whether each step encodes the whole catalogue, for the full softmax."""
-        return catalogue.num_items <= self.config.full_softmax_items and self.config.contrastive_weight > 0
+        config = self.config
+        bank = config.contrastive_weight > 0 and config.contrastive == "bank"
+        return bank and catalogue.num_items <= config.full_softmax_items
 
     def action_logits(self, states: Tensor, item_vectors: Tensor) -> Tensor:
         """Logits (P, A) of the action on a given next item."""
@@ -289,45 +178,90 @@ class Model(nn.Module):
                 rows = torch.arange(catalogue.num_items, device=batch.items.device)
                 everything = self.items(catalogue, rows)
             wanted = (batch.targets.flatten() >= 0).nonzero()[:, 0]  # looked up once: a device is waited for
-            targets, target_actions, histories = (
+            targets, actions, histories = (
                 values.flatten()[wanted] for values in (batch.targets, batch.target_actions, batch.segments)
             )
-            raw = self.states(batch, catalogue, everything).flatten(0, 1)[wanted]
-            told = target_actions
-            if self.training and self.config.condition_dropout:
-                told = told * (torch.rand(len(told), device=told.device) >= self.config.condition_dropout)
+            told = self._told(batch.target_actions)
+            raw = self.states(batch, catalogue, everything, told).flatten(0, 1)[wanted]
+            told = told.flatten()[wanted]
             states = self.conditioned(raw, told)
+            weights = self._weights(actions)
             losses: dict[str, Tensor] = {}
-            vectors = None
-            if everything is not None:
-                vectors = self.item_vectors(everything)
+            vectors = None if everything is None else self.item_vectors(everything)
+            if vectors is not None:
                 losses["contrastive"] = softmax_loss(
-                    self.query_vectors(states), vectors, self.scale, targets, dtype=dtype
+                    self.query_vectors(states), vectors, self.scale, targets, weights=weights, dtype=dtype
                 )
                 positive = F.embedding(targets, vectors)
-            elif self.config.contrastive_weight > 0:
-                bank = sampler.draw(targets, histories)
-                entries = self.item_vectors(self.items(catalogue, bank.rows))
-                own = torch.arange(len(targets), device=targets.device)
-                losses["contrastive"] = softmax_loss(
-                    self.query_vectors(states),
-                    entries,
-                    self.scale,
-                    own,
-                    log_expected=bank.log_expected,
-                    excluded=bank.excluded,
-                    dtype=dtype,
-                )
-                positive = entries[: len(targets)]
-            else:
+            elif self.config.contrastive_weight == 0:
                 positive = self.item_vectors(self.items(catalogue, targets))
+            elif self.config.contrastive == "bank":
+                losses["contrastive"], positive = self._bank_loss(
+                    states, targets, histories, weights, catalogue, sampler, dtype
+                )
+            else:
+                events = batch.segments >= 0
+                seen = batch.segments[events], batch.items[events]
+                negatives = sampler.draw_own(self.config.pair_negatives, targets, histories, seen)
+                losses["contrastive"], positive = self._pair_loss(states, targets, negatives, weights, catalogue)
             if self.config.code_weight > 0:
-                codes = catalogue.codes[targets]
                 tree = tree or self.code_tree(catalogue, vectors)
-                losses["codes"] = self.code_decoder(states, codes, tree, dtype)
+                losses["codes"] = self.code_decoder(states, catalogue.codes[targets], tree, dtype, weights)
             if self.action_head is not None and self.config.action_weight > 0:
-                losses["action"] = action_loss(self.action_logits(raw, positive), target_actions)
+                if self.config.action.in_trunk:  # where the state knows the answer there is nothing to learn
+                    actions = actions * (told == 0)
+                losses["action"] = action_loss(self.action_logits(raw, positive), actions)
         return losses
+
+    def _told(self, actions: Tensor) -> Tensor:
+        """What positions are told of the next action: some of them nothing, while training."""
+        rate = self.config.action.dropout
+        if not (self.training and rate):
+            return actions
+        return actions * (torch.rand(actions.shape, device=actions.device) >= rate)
+
+    def _weights(self, actions: Tensor) -> Tensor | None:
+        """(P,) how much targets with these actions (P,), 0 unknown, otherwise action + 1, count."""
+        if not self.action_weights:
+            return None
+        table = torch.tensor([self.action_weights[0], *self.action_weights], device=actions.device)
+        return table[actions.clamp(max=len(table) - 1)]
+
+    def _bank_loss(
+        self,
+        states: Tensor,
+        targets: Tensor,
+        histories: Tensor,
+        weights: Tensor | None,
+        catalogue: Catalogue,
+        sampler: NegativeSampler,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss over a sampled bank, and the vectors (P, D) of the targets."""
+        bank = sampler.draw(targets, histories)
+        entries = self.item_vectors(self.items(catalogue, bank.rows))
+        loss = softmax_loss(
+            self.query_vectors(states),
+            entries,
+            self.scale,
+            torch.arange(len(targets), device=targets.device),
+            log_expected=bank.log_expected,
+            excluded=bank.excluded,
+            weights=weights,
+            dtype=dtype,
+        )
+        return loss, entries[: len(targets)]
+
+    def _pair_loss(
+        self, states: Tensor, targets: Tensor, negatives: Tensor, weights: Tensor | None, catalogue: Catalogue
+    ) -> tuple[Tensor, Tensor]:
+        """The loss over negatives (P, n) of each position's own, and the vectors (P, D) of the targets."""
+        rows, places = torch.unique(torch.cat([targets[:, None], negatives], dim=1), return_inverse=True)
+        vectors = F.embedding(places, self.item_vectors(self.items(catalogue, rows)))
+        positive = vectors[:, 0]
+        binary = self.config.contrastive == "binary"
+        query = self.query_vectors(states)
+        return pair_loss(query, positive, vectors[:, 1:], self.scale, weights=weights, binary=binary), positive
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""

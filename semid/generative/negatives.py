@@ -20,6 +20,7 @@ PROPOSALS = ("uniform", "popular", "recent", "hard")
 _POPULARITY_EXPONENT = 0.75
 _RECENT_SHARE = 0.1
 _MOST_LOOKED_AT = 1 << 22
+_REDRAWS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,22 @@ class NegativeSampler:
         positions, companions = equal_pairs(histories, histories)
         pair, entries = equal_pairs(targets[companions], bank)
         return Bank(bank, expected[bank].clamp(min=1e-12).log(), (positions[pair], entries))
+
+    def draw_own(self, count: int, targets: Tensor, histories: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+        """(P, count) uniform items for each of the positives (P,), drawn again where their history has them.
+
+        Args:
+            histories: (P,) of each positive.
+            seen: histories and items of events, (E,) each.
+        """
+        size = len(self.share)
+        known = torch.cat([seen[0] * size + seen[1], histories * size + targets]).sort().values
+        drawn = torch.randint(size, (len(targets), count), device=targets.device)
+        for _ in range(_REDRAWS):
+            key = histories[:, None] * size + drawn
+            place = torch.searchsorted(known, key).clamp(max=len(known) - 1)
+            drawn = torch.where(known[place] == key, torch.randint_like(drawn, size), drawn)
+        return drawn
 
     def _uniform(self, count: int, _: Tensor) -> tuple[Tensor, Tensor]:
         size = len(self.share)

@@ -18,8 +18,8 @@ from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.transitions import Transitions
 from semid.errors import InputError
 from semid.generative.beam_search import beam_search
+from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeSearch
-from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, query_segments
 from semid.generative.model import Model
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
@@ -113,9 +113,9 @@ class GenerativeRecommender:
             InputError: an unknown action, or a query without history.
         """
         wanted = self._action_code(action)
-        builder = BatchBuilder(
-            query_segments(queries, self.model.config.context), profile="profile" in self.model.config.features
-        )
+        config = self.model.config
+        segments = query_segments(queries, config.context)
+        builder = BatchBuilder(segments, profile=config.profile_token, timeline=self.catalogue.timeline)
         empty = np.flatnonzero(queries.end <= queries.start)
         if len(empty):
             raise InputError(
@@ -123,13 +123,14 @@ class GenerativeRecommender:
             )
         device = self.catalogue.codes.device
         order = np.argsort(builder.lengths, kind="stable")  # batches of like lengths waste no padding
-        result = torch.empty(len(queries), self.model.config.width, device=device)
+        result = torch.empty(len(queries), config.width, device=device)
         for first in range(0, len(order), _BATCH_QUERIES):
             rows = order[first : first + _BATCH_QUERIES]
             batch = builder.build([[int(row)] for row in rows], int(builder.lengths[rows].max())).to(device)
-            states = self.model.states(batch, self.catalogue)
-            last = states[torch.arange(len(rows), device=device), batch.last_tokens()]
+            lasts = torch.arange(len(rows), device=device), batch.last_tokens()
             actions = torch.full((len(rows),), wanted, device=device)
+            told = batch.target_actions.index_put(lasts, actions)
+            last = self.model.states(batch, self.catalogue, told=told)[lasts]
             result[torch.from_numpy(rows)] = self.model.conditioned(last, actions)
         return QueryStates(result)
 
@@ -199,7 +200,7 @@ class GenerativeRecommender:
             return 0
         if action not in self.action_names:
             raise InputError(f"Unknown action {action!r}; known: {', '.join((ANY_ACTION, *self.action_names))}.")
-        if self.model.condition is None:
+        if not self.model.config.action.condition:
             logger.warning("This model was trained without the next action: %r changes nothing.", action)
         return self.action_names.index(action) + 1
 

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semid.generative.features import Catalogue, ListColumn
-from semid.generative.model import ModelConfig
+from semid.data.timeline import Timeline
+from semid.generative.catalogue import Catalogue, ListColumn
+from semid.generative.config import ActionConfig, InputConfig, ModelConfig, TrunkConfig
 from semid.generative.moe import MoEConfig
 
+_NESTED = {"trunk": TrunkConfig, "inputs": InputConfig, "action": ActionConfig, "moe": MoEConfig}
 _TENSORS = ("codes", "content", "known", "trained", "item_fields", "user_fields")
 _SMALL = {"codes": np.int32, "item_fields": np.int32, "user_fields": np.int32}
 
@@ -25,6 +27,8 @@ def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], di
         for index, column in enumerate(columns):
             arrays[f"{kind}_list.{index}.offsets"] = column.offsets.cpu().numpy()
             arrays[f"{kind}_list.{index}.values"] = column.values.cpu().numpy().astype(np.int32)
+    if catalogue.timeline is not None:
+        arrays |= {f"timeline.{name}": array for name, array in catalogue.timeline.to_arrays().items()}
     facts = {
         "num_codes": list(catalogue.num_codes),
         "item_sizes": list(catalogue.item_sizes),
@@ -33,6 +37,7 @@ def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], di
         "user_list_sizes": [column.size for column in catalogue.user_lists],
         "num_actions": catalogue.num_actions,
         "has_times": catalogue.has_times,
+        "time_origin": catalogue.time_origin,
     }
     return arrays, facts
 
@@ -43,6 +48,8 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
     for name in _TENSORS:
         tensor = torch.from_numpy(arrays[name])
         tensors[name] = tensor.long() if name in _SMALL else tensor
+
+    timeline = {name.removeprefix("timeline."): arrays[name] for name in arrays if name.startswith("timeline.")}
 
     def columns(kind: str) -> tuple[ListColumn, ...]:
         return tuple(
@@ -63,14 +70,20 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
         user_lists=columns("user"),
         num_actions=facts["num_actions"],
         has_times=facts["has_times"],
+        time_origin=facts["time_origin"],
+        timeline=Timeline.from_arrays(timeline) if timeline else None,
     )
 
 
 def model_config_from_facts(facts: dict[str, Any]) -> ModelConfig:
     """A configuration from its ``dataclasses.asdict`` form after a round trip through JSON."""
-    values = {field.name: facts[field.name] for field in fields(ModelConfig) if field.name in facts}
-    values["features"] = tuple(values["features"])
-    values["negatives"] = tuple((kind, count) for kind, count in values["negatives"])
-    if values.get("moe"):
-        values["moe"] = MoEConfig(**values["moe"])
+    values = {field.name: _frozen(facts[field.name]) for field in fields(ModelConfig) if field.name in facts}
+    for name, kind in _NESTED.items():
+        if values.get(name):
+            values[name] = kind(**{key: _frozen(value) for key, value in values[name].items()})
     return ModelConfig(**values)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as the tuples they were."""
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value

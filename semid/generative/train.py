@@ -18,8 +18,8 @@ from torch import Tensor
 from semid.artifacts import create_artifact, open_artifact, plain_settings
 from semid.data.dataset import Dataset
 from semid.errors import InputError
+from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
-from semid.generative.features import Catalogue
 from semid.generative.histories import BatchBuilder, TokenBatch, pack_rows, training_segments
 from semid.generative.model import Model
 from semid.generative.negatives import NegativeSampler
@@ -147,11 +147,11 @@ class Trainer:
         # Reading a loss makes the host wait for the device.
         self.settle_steps = 1 if self.device.type == "cpu" else SETTLE_STEPS
         self.best_weights = _copy(model.state_dict())
-        profile = "profile" in model.config.features
+        profile = model.config.profile_token
         segments = training_segments(dataset, model.config.context, profile=profile)
         if not len(segments):
             raise InputError(f"{dataset.location} has no user with two training events: nothing to learn from.")
-        self.builder = BatchBuilder(segments, profile=profile)
+        self.builder = BatchBuilder(segments, profile=profile, timeline=catalogue.timeline)
         batch_tokens = config.batch_tokens or _batch_tokens(int(self.builder.lengths.sum()))
         self.row_tokens = max(int(self.builder.lengths.max()), min(64, batch_tokens))
         self.rows_per_batch = max(1, batch_tokens // self.row_tokens)

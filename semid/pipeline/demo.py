@@ -12,7 +12,7 @@ from semid.data.splits import SplitConfig
 from semid.data.synthetic.generator import SyntheticConfig, synthesise
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison
-from semid.generative.model import PRESETS
+from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes

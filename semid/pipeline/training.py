@@ -14,8 +14,9 @@ from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.transitions import Transitions
 from semid.evaluation.metrics import Targets, query_metrics
-from semid.generative.features import Catalogue
-from semid.generative.model import Model, ModelConfig
+from semid.generative.catalogue import Catalogue
+from semid.generative.config import ModelConfig
+from semid.generative.model import Model
 from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender
 from semid.generative.train import CHECKPOINT_KIND, TrainConfig, Trainer, Validate
 from semid.pipeline import evidence
@@ -75,6 +76,7 @@ def train_recommender(
     left_out = sorted(set(model_config.features) - set(config.features))
     if left_out:
         logger.warning("The data has nothing for these features, so they are off: %s", ", ".join(left_out))
+    catalogue = catalogue.with_events(dataset, config.features)
     torch.manual_seed(train_config.seed)
     model = Model(config, catalogue).to(device)
     recommender = GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
@@ -133,7 +135,7 @@ def usual_target_action(dataset: Dataset, recommender: GenerativeRecommender) ->
     """The commonest action of validation targets, which recommending is conditioned on unless told otherwise."""
     actions = dataset.queries["valid"].target_actions
     known = actions[actions >= 0]
-    if not recommender.model.config.next_action or not len(known):
+    if not recommender.model.config.action.condition or not len(known):
         return ANY_ACTION
     return dataset.action_names[int(np.bincount(known).argmax())]
 

@@ -13,9 +13,10 @@ from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.features import Fields, ListField
+from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeDecoder, CodeTree
-from semid.generative.features import Catalogue
-from semid.generative.model import Model, ModelConfig
+from semid.generative.config import FEATURES, ModelConfig
+from semid.generative.model import Model
 from semid.generative.recommender import GenerativeRecommender
 
 Rows = Sequence[Sequence[int]]
@@ -102,7 +103,8 @@ class Build:
         codes = np.stack(np.unravel_index(chosen, num_codes), axis=1).astype(np.int32)
         content = torch.from_numpy(generator.normal(size=(dataset.num_items, 6)))
         known = torch.arange(dataset.num_items) % 7 != 6
-        return Catalogue.of(dataset, SemanticIds(codes, num_codes), content, known)
+        catalogue = Catalogue.of(dataset, SemanticIds(codes, num_codes), content, known)
+        return catalogue.with_events(dataset, FEATURES)
 
     @staticmethod
     def model(catalogue: Catalogue, **changes: Any) -> Model:

@@ -1,6 +1,5 @@
 """Oracle: each token worked out on its own in plain Python."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,6 @@ from hypothesis import strategies as st
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING, EventLog, Queries
 from semid.generative.histories import (
-    GAP_MISSING,
-    HOUR_MISSING,
-    NUM_GAP_BUCKETS,
-    WEEKDAY_MISSING,
     BatchBuilder,
     Segments,
     TokenBatch,
@@ -131,20 +126,15 @@ def naive_token(segments: Segments, segment: int, position: int, *, profile: boo
     start, end = int(segments.start[segment]), int(segments.end[segment])
     event = start + position - profile
     token = {"users": int(segments.users[segment]), "positions": position, "targets": -1, "target_actions": 0}
+    token |= {"times": TIME_MISSING, "target_times": TIME_MISSING}
     if (event + 1 < end or segments.has_target[segment]) and (event >= start or segments.first[segment]):
         token["targets"] = int(log.items[event + 1])
         token["target_actions"] = int(log.actions[event + 1]) + 1
+        token["target_times"] = int(log.times[event + 1])
     token["profile"] = int(event < start)
     if event < start:
         return token
-    time = int(log.times[event])
-    token |= {"items": int(log.items[event]), "actions": int(log.actions[event]) + 1}
-    token |= {"gaps": GAP_MISSING, "hours": HOUR_MISSING, "weekdays": WEEKDAY_MISSING}
-    if time != TIME_MISSING:
-        when = datetime.fromtimestamp(time, tz=UTC)
-        token |= {"hours": when.hour, "weekdays": when.weekday()}
-        if event > start and (before := int(log.times[event - 1])) != TIME_MISSING:
-            token["gaps"] = min((max(time - before, 0) + 1).bit_length() - 1, NUM_GAP_BUCKETS - 1)
+    token |= {"items": int(log.items[event]), "actions": int(log.actions[event]) + 1, "times": int(log.times[event])}
     return token
 
 
@@ -177,14 +167,6 @@ def test_batches_hold_what_each_token_should(rich: Dataset, profile: bool) -> No
     asked = query_segments(rich.split("test"), 6)
     singles = [[query] for query in range(len(asked))]
     check_batch(BatchBuilder(asked, profile=profile).build(singles, 7), asked, singles, profile=profile)
-
-
-@settings(max_examples=100, deadline=None)
-@given(times=st.lists(st.integers(-(2**33), 2**35) | st.just(TIME_MISSING), min_size=2, max_size=8))
-def test_times_of_any_age_and_order(build: Any, times: list[int]) -> None:
-    log = build.log([list(range(len(times)))], [times])
-    segments = query_segments(given_queries(log, [0], [len(times)]), 100)
-    check_batch(BatchBuilder(segments, profile=False).build([[0]], 9), segments, [[0]], profile=False)
 
 
 def test_a_profile_token_shows_nothing_of_the_user_before(build: Any, rich: Dataset) -> None:

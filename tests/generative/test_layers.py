@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
     LlamaMLP,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
@@ -14,7 +13,6 @@ from transformers.models.llama.modeling_llama import (
 
 from semid.generative import layers
 from semid.generative.layers import (
-    Block,
     Dropout,
     EmbeddingTables,
     KeyValues,
@@ -42,103 +40,12 @@ def llama_config(kv_heads: int) -> LlamaConfig:
     return config
 
 
-def pair(kv_heads: int) -> tuple[Block, LlamaDecoderLayer, LlamaRotaryEmbedding]:
-    """A Llama layer with random weights and our block with the same ones."""
-    torch.manual_seed(kv_heads)
-    config = llama_config(kv_heads)
-    theirs = LlamaDecoderLayer(config, layer_idx=0).eval()
-    for parameter in theirs.parameters():
-        parameter.data = torch.randn(parameter.shape) * 0.3
-    ours = Block(WIDTH, HEADS, kv_heads, SwiGLU(WIDTH, HIDDEN)).eval()
-    names = {
-        "self_attn.q_proj": "attention.query",
-        "self_attn.k_proj": "attention.key",
-        "self_attn.v_proj": "attention.value",
-        "self_attn.o_proj": "attention.output",
-        "mlp.gate_proj": "feed_forward.gate",
-        "mlp.up_proj": "feed_forward.up",
-        "mlp.down_proj": "feed_forward.down",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "feed_forward_norm",
-    }
-    ours.load_state_dict(
-        {f"{names[name.removesuffix('.weight')]}.weight": value for name, value in theirs.state_dict().items()}
-    )
-    return ours, theirs, LlamaRotaryEmbedding(config)
-
-
-def scattered_positions() -> Tensor:
-    """Rising, but neither consecutive nor the same in every row."""
-    return torch.randint(1, 9, (BATCH, TOKENS)).cumsum(1)
-
-
-def causal() -> Tensor:
-    return torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()
-
-
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_block_equals_llama(kv_heads: int) -> None:
-    ours, theirs, rotary = pair(kv_heads)
-    x, positions = torch.randn(BATCH, TOKENS, WIDTH), scattered_positions()
-    bias = torch.zeros(TOKENS, TOKENS).masked_fill(~causal(), -torch.inf)
-
-    expected = theirs(x, attention_mask=bias[None, None], position_embeddings=rotary(x, positions))
-    actual, cache = ours(x, rotary_table(positions, WIDTH // HEADS), causal()[None, None])
-
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    assert cache.keys.shape == cache.values.shape == (BATCH, kv_heads, TOKENS, WIDTH // HEADS)
-
-
-def test_block_gradients_equal_llama() -> None:
-    ours, theirs, rotary = pair(2)
-    x, upstream = torch.randn(2, BATCH, TOKENS, WIDTH)
-    positions = scattered_positions()
-    bias = torch.zeros(TOKENS, TOKENS).masked_fill(~causal(), -torch.inf)
-    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-
-    ours(mine, rotary_table(positions, WIDTH // HEADS), causal()[None, None])[0].backward(upstream)
-    theirs(other, attention_mask=bias[None, None], position_embeddings=rotary(x, positions)).backward(upstream)
-
-    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("cut", [1, 4, TOKENS - 1])
-def test_continuing_from_the_cache_equals_one_pass(cut: int) -> None:
-    block, _, _ = pair(2)
-    x, positions, mask = torch.randn(BATCH, TOKENS, WIDTH), scattered_positions(), causal()[None, None]
-    whole, cache = block(x, rotary_table(positions, WIDTH // HEADS), mask)
-
-    early, past = block(x[:, :cut], rotary_table(positions[:, :cut], WIDTH // HEADS), mask[..., :cut, :cut])
-    late, extended = block(x[:, cut:], rotary_table(positions[:, cut:], WIDTH // HEADS), mask[..., cut:, :], past)
-
-    torch.testing.assert_close(torch.cat([early, late], dim=1), whole)
-    torch.testing.assert_close(extended.keys, cache.keys)
-    torch.testing.assert_close(extended.values, cache.values)
-
-
 def test_selected_cache_rows_are_those_of_the_parents() -> None:
     cache = KeyValues(torch.randn(3, 2, 4, 8), torch.randn(3, 2, 4, 8))
     chosen = cache.select(torch.tensor([2, 0, 2, 1]))
     for row, parent in enumerate([2, 0, 2, 1]):
         assert torch.equal(chosen.keys[row], cache.keys[parent])
         assert torch.equal(chosen.values[row], cache.values[parent])
-
-
-def test_masked_tokens_have_no_influence() -> None:
-    block, _, _ = pair(2)
-    x, table = torch.randn(1, TOKENS, WIDTH), rotary_table(torch.arange(TOKENS)[None], WIDTH // HEADS)
-    changed = x.clone()
-    changed[:, 4:] = torch.randn(1, TOKENS - 4, WIDTH)
-    before, after = (block(tokens, table, causal()[None, None])[0] for tokens in (x, changed))
-    assert torch.equal(before[:, :4], after[:, :4])
-    assert not torch.allclose(before[:, 4:], after[:, 4:])
-
-
-def test_no_mask_attends_to_everything() -> None:
-    block, _, _ = pair(2)
-    x, table = torch.randn(1, TOKENS, WIDTH), rotary_table(torch.arange(TOKENS)[None], WIDTH // HEADS)
-    everything = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool)
-    torch.testing.assert_close(block(x, table, None)[0], block(x, table, everything)[0])
 
 
 def test_rotary_equals_llama_and_depends_on_distance_only() -> None:
@@ -172,14 +79,6 @@ def test_norm_and_swiglu_equal_llama() -> None:
     torch.testing.assert_close(ours(x), theirs(x))
 
 
-def test_dropout_acts_on_both_branches_while_training_only() -> None:
-    torch.manual_seed(0)
-    block = Block(WIDTH, HEADS, 2, SwiGLU(WIDTH, HIDDEN), dropout=255 / 256)
-    x, table = torch.randn(1, TOKENS, WIDTH), rotary_table(torch.arange(TOKENS)[None], WIDTH // HEADS)
-    assert (block.train()(x, table, None)[0] == x).float().mean() > 0.95
-    assert (block.eval()(x, table, None)[0] == x).float().mean() < 0.05
-
-
 def test_tables_sum_their_columns_and_wrap_around() -> None:
     tables = EmbeddingTables((3, 5), 4)
     first, second = (table.weight for table in tables.tables)
@@ -192,8 +91,10 @@ def test_tables_sum_their_columns_and_wrap_around() -> None:
 
 @pytest.mark.parametrize("most", [0, 512], ids=["fused", "stored scores"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_equals_the_formula(monkeypatch: pytest.MonkeyPatch, most: int, groups: int, masked: bool) -> None:
+@pytest.mark.parametrize(("masked", "biased"), [(False, False), (True, False), (False, True), (True, True)])
+def test_attention_equals_the_formula(
+    monkeypatch: pytest.MonkeyPatch, most: int, groups: int, masked: bool, biased: bool
+) -> None:
     """Head by head in double precision, values and gradients; more keys than queries, as with a cache."""
     monkeypatch.setattr(layers, "_MOST_STORED_TOKENS", most)
     torch.manual_seed(groups)
@@ -203,16 +104,20 @@ def test_attention_equals_the_formula(monkeypatch: pytest.MonkeyPatch, most: int
     ]
     mask = (torch.rand(BATCH, 1, TOKENS, 9) < 0.6) | (torch.arange(9) == 4) if masked else None
 
+    bias = torch.randn(BATCH, HEADS, TOKENS, 9) if biased else None
+
     def expected(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rows = []
         for head in range(HEADS):
             scores = query[:, head] @ key[:, head // groups].transpose(1, 2) / 8**0.5
+            if bias is not None:
+                scores = scores + bias[:, head]
             if mask is not None:
                 scores = scores.masked_fill(~mask[:, 0], -torch.inf)
             rows.append(scores.softmax(-1) @ value[:, head // groups])
         return torch.stack(rows, dim=1)
 
-    mixed, wanted = attend(*inputs, mask), expected(*inputs)
+    mixed, wanted = attend(*inputs, mask, bias), expected(*inputs)
     torch.testing.assert_close(mixed, wanted, rtol=1e-5, atol=1e-6)
     upstream = torch.randn_like(wanted)
     pairs = zip(

@@ -11,21 +11,52 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.data.dataset import Dataset
+from semid.data.events import TIME_MISSING
+from semid.data.timeline import Timeline
 from semid.errors import InputError
+from semid.generative.catalogue import Catalogue
+from semid.generative.clock import SIZES, columns_of
 from semid.generative.code_decoder import CodeTree
-from semid.generative.features import FEATURES, Catalogue
+from semid.generative.config import (
+    FEATURES,
+    MAX_SCALE,
+    ActionConfig,
+    InputConfig,
+    ModelConfig,
+    TrunkConfig,
+)
 from semid.generative.histories import BatchBuilder, TokenBatch, training_segments
 from semid.generative.losses import action_loss
-from semid.generative.model import MAX_SCALE, PRESETS, Model, ModelConfig
+from semid.generative.model import Model
 from semid.generative.moe import MoE, MoEConfig
 from semid.generative.negatives import NegativeSampler
+from semid.generative.presets import PRESETS
 
 MOE = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
+CONDITIONS = ("add", "gate", "film", "bias", "late")
+# Of each kind of trunk and input at least one: what must hold for any model is checked on all of them.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "experts": {"moe": MOE},
+    "hstu": {"trunk": TrunkConfig(block="hstu", norm="none", positions="learned", time_bias=True)},
+    "hstu, rotary": {"trunk": TrunkConfig(block="hstu", norm="post", head_width=6)},
+    "post-norm": {"trunk": TrunkConfig(norm="post", feed_forward="relu", positions="learned")},
+    "window, qk-norm": {"trunk": TrunkConfig(qk_norm=True, window=3), "layers": 1},
+    "real time": {"trunk": TrunkConfig(positions="time", time_bias=True)},
+    "both positions": {"trunk": TrunkConfig(positions="both", norm="none")},
+    "told in the trunk": {"action": ActionConfig(condition=CONDITIONS)},
+    "all features": {"features": FEATURES, "inputs": InputConfig(user_film=True)},
+    "gated": {"features": FEATURES, "inputs": InputConfig(join="gated", part_width=6, id_width=5, user_film=True)},
+    "mlp": {"inputs": InputConfig(join="mlp", part_width=12)},
+    "linear": {"inputs": InputConfig(join="linear"), "similarity": "dot"},
+}
+COLUMN_SIZES = [size for group in SIZES.values() for size in group]
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 
 
 @pytest.fixture
 def builder(rich: Dataset) -> BatchBuilder:
-    return BatchBuilder(training_segments(rich, 8, profile=True), profile=True)
+    return BatchBuilder(training_segments(rich, 8, profile=True), profile=True, timeline=Timeline.of(rich))
 
 
 @pytest.fixture
@@ -46,19 +77,21 @@ def changed(batch: TokenBatch, where: Tensor) -> TokenBatch:
         batch,
         items=other(batch.items, 24),
         actions=other(batch.actions, 4),
-        gaps=other(batch.gaps, 33),
-        hours=other(batch.hours, 25),
-        weekdays=other(batch.weekdays, 8),
+        clock=torch.stack(
+            [other(column, size) for column, size in zip(batch.clock.unbind(-1), COLUMN_SIZES, strict=True)], dim=-1
+        ),
+        times=torch.where(where & (batch.times != TIME_MISSING), batch.times + 4321, batch.times),
+        target_actions=other(batch.target_actions, 4),
         users=other(batch.users, 12),
     )
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("moe", [None, MOE])
+@every_variant
 def test_states_see_neither_the_future_nor_other_segments(
-    build: Any, catalogue: Catalogue, packed: TokenBatch, moe: MoEConfig | None
+    build: Any, catalogue: Catalogue, packed: TokenBatch, changes: dict[str, Any]
 ) -> None:
-    model = build.model(catalogue, moe=moe)
+    model = build.model(catalogue, **changes)
     before = model.states(packed, catalogue)
     tokens = packed.segments.shape[1]
     for row in range(2):
@@ -73,10 +106,11 @@ def test_states_see_neither_the_future_nor_other_segments(
 
 
 @torch.no_grad()
+@every_variant
 def test_a_packed_row_equals_each_segment_alone(
-    build: Any, catalogue: Catalogue, builder: BatchBuilder, packed: TokenBatch
+    build: Any, catalogue: Catalogue, builder: BatchBuilder, packed: TokenBatch, changes: dict[str, Any]
 ) -> None:
-    model = build.model(catalogue)
+    model = build.model(catalogue, **changes)
     states = model.states(packed, catalogue)
     for row, members in enumerate([[3, 0, 5, 1], [4, 2, 6]]):
         at = 0
@@ -94,24 +128,41 @@ def test_items_encoded_before_give_the_same_states(build: Any, catalogue: Catalo
     torch.testing.assert_close(model.states(packed, catalogue, encoded), model.states(packed, catalogue))
 
 
+# Features that look at the same values are not told apart by changing these.
+READING_THE_SAME = dict.fromkeys(("codes", "prefixes"), ("codes", "prefixes"))
+READING_THE_SAME |= dict.fromkeys(("profile", "user"), ("profile", "user"))
+
+
+def with_columns(batch: TokenBatch, columns: range) -> TokenBatch:
+    """Other values in some columns of the clock."""
+    clock = batch.clock.clone()
+    clock[..., list(columns)] = clock[..., list(columns)].flip(0)
+    return replace(batch, clock=clock)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", [name for name in FEATURES if name != "graph"])
 def test_every_feature_reaches_the_states(build: Any, catalogue: Catalogue, packed: TokenBatch, name: str) -> None:
     """Changing what a feature reads changes the states when it is on, and nothing when it is off."""
     lists = catalogue.item_lists[0]
     other_catalogue = {
-        "codes": replace(catalogue, codes=catalogue.codes.flip(0)),
+        **dict.fromkeys(("codes", "prefixes"), replace(catalogue, codes=catalogue.codes.flip(0))),
         "content": replace(catalogue, content=catalogue.content.flip(0)),
         "fields": replace(catalogue, item_lists=(replace(lists, values=lists.values.flip(0)),)),
         "id": replace(catalogue, trained=~catalogue.trained),
     }
     other_batch = {
         "action": replace(packed, actions=packed.actions.flip(0)),
-        "time": replace(packed, gaps=packed.gaps.flip(0)),
+        "time": with_columns(packed, columns_of("time")),
+        "session": with_columns(packed, columns_of("session")),
+        "popularity": with_columns(packed, columns_of("popularity")),
+        "fourier": replace(packed, times=packed.times.flip(0)),
         "profile": replace(packed, users=packed.users.flip(0)),
+        "user": replace(packed, users=packed.users.flip(0)),
     }
+    others = [feature for feature in FEATURES if feature not in READING_THE_SAME.get(name, (name,))]
     for switched_on in (True, False):
-        model = build.model(catalogue, features=FEATURES if switched_on else tuple(set(FEATURES) - {name}))
+        model = build.model(catalogue, features=(*others, name) if switched_on else tuple(others))
         before = model.states(packed, catalogue)
         after = model.states(other_batch.get(name, packed), other_catalogue.get(name, catalogue))
         assert torch.allclose(before, after) != switched_on
@@ -257,7 +308,7 @@ def test_the_next_action_is_told_to_the_item_heads_and_never_to_the_action_head(
 def test_without_actions_there_is_no_condition(build: Any) -> None:
     bare = build.catalogue(build.dataset(build.log([[0, 1, 2], [2, 3]]), 4))
     model = build.model(bare)
-    assert (model.condition, model.action_head, model.profile) == (None, None, None)
+    assert (model.condition, model.told, model.action_head, model.user) == (None, None, None, None)
     assert model.config.features == ("id", "codes", "content")
     states = torch.randn(2, 16)
     assert model.conditioned(states, torch.tensor([0, 1])) is states
@@ -266,7 +317,7 @@ def test_without_actions_there_is_no_condition(build: Any) -> None:
 def test_experts_stand_in_every_trunk_layer(build: Any, catalogue: Catalogue) -> None:
     model = build.model(catalogue, moe=MOE, layers=3)
     assert len(list(model.experts())) == 3
-    assert all(isinstance(block.feed_forward, MoE) for block in model.blocks)
+    assert all(isinstance(block.feed_forward, MoE) for block in model.trunk.blocks)
     assert not list(build.model(catalogue).experts())
 
 
@@ -288,7 +339,7 @@ def test_the_baseline_knows_ids_and_order_alone(build: Any, rich: Dataset, packe
     model = Model(PRESETS["sasrec"].restricted_to(catalogue.available()), catalogue).eval()
     losses = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
     assert list(losses) == ["contrastive"]
-    gone = replace(packed, actions=packed.actions * 0, gaps=packed.gaps * 0, hours=packed.hours * 0)
+    gone = replace(packed, actions=packed.actions * 0, clock=packed.clock * 0, times=packed.times * 0)
     other = build.catalogue(rich, (24,))
     assert torch.equal(model.states(gone, other), model.states(packed, catalogue))
 

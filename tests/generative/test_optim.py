@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from semid.generative import optim
-from semid.generative.features import Catalogue
+from semid.generative.catalogue import Catalogue
 from semid.generative.moe import MoEConfig
 from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
 
@@ -52,7 +52,7 @@ def test_every_weight_has_the_optimiser_that_suits_it(build: type, catalogue: Ca
             expected = ("AdamW", 0.25)
         assert found[name] == expected, name
     dense = settings(Optimizers(build.model(catalogue), 1e-3, 0.25))
-    assert dense["items.ids.tables.0.weight"] == ("AdamW", 0.0)
+    assert dense["items.ids.tables.tables.0.weight"] == ("AdamW", 0.0)
 
 
 def test_decay_shrinks_a_matrix_and_leaves_a_table() -> None:

@@ -18,8 +18,9 @@ from semid.data.events import Queries
 from semid.errors import InputError
 from semid.generative import model as model_module
 from semid.generative import recommender as module
+from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
-from semid.generative.features import Catalogue
+from semid.generative.config import ActionConfig
 from semid.generative.histories import BatchBuilder, query_segments
 from semid.generative.model import Model
 from semid.generative.moe import MoEConfig
@@ -259,7 +260,7 @@ def test_an_unknown_action_is_refused(recommender: GenerativeRecommender) -> Non
 def test_an_action_that_cannot_matter_is_warned_of(
     build: Any, rich: Dataset, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = build.model(catalogue, next_action=False)
+    model = build.model(catalogue, action=ActionConfig(condition=()))
     made = GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
     with caplog.at_level(logging.WARNING):
         told = recommend(made, HISTORIES, action="buy")

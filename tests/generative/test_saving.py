@@ -6,9 +6,11 @@ from dataclasses import asdict, fields
 import numpy as np
 import torch
 
-from semid.generative.features import Catalogue, ListColumn
-from semid.generative.model import PRESETS, ModelConfig
+from semid.data.timeline import Timeline
+from semid.generative.catalogue import Catalogue, ListColumn
+from semid.generative.config import ActionConfig, InputConfig, ModelConfig, TrunkConfig
 from semid.generative.moe import MoEConfig
+from semid.generative.presets import PRESETS
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 
 
@@ -17,6 +19,8 @@ def same(one: object, other: object) -> bool:
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, ListColumn) and isinstance(other, ListColumn):
         return one.size == other.size and same(one.offsets, other.offsets) and same(one.values, other.values)
+    if isinstance(one, Timeline) and isinstance(other, Timeline):
+        return all(np.array_equal(array, other.to_arrays()[name]) for name, array in one.to_arrays().items())
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and one == other
@@ -44,7 +48,14 @@ def test_catalogue_without_columns_round_trip(build: type) -> None:
 
 
 def test_configuration_round_trip() -> None:
-    odd = ModelConfig(features=("codes", "time"), moe=MoEConfig(num_experts=3, routed_scale=2.5), scale=7.5)
+    odd = ModelConfig(
+        features=("codes", "time"),
+        moe=MoEConfig(num_experts=3, routed_scale=2.5),
+        trunk=TrunkConfig(block="hstu", time_bias=True),
+        inputs=InputConfig(join="gated", part_width=8),
+        action=ActionConfig(condition=("add", "bias"), weights=(0.0, 1.0, 2.5)),
+        scale=7.5,
+    )
     for config in (*PRESETS.values(), odd):
         assert model_config_from_facts(json.loads(json.dumps(asdict(config)))) == config
 

@@ -16,8 +16,9 @@ from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.generative import train
-from semid.generative.features import Catalogue
-from semid.generative.model import Model, ModelConfig
+from semid.generative.catalogue import Catalogue
+from semid.generative.config import ActionConfig, ModelConfig
+from semid.generative.model import Model
 from semid.generative.moe import MoEConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig, Trainer
@@ -369,7 +370,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     cycle: Dataset, cycle_catalogue: Catalogue, parts: int
 ) -> None:
     def trained(accumulate: int) -> Trainer:
-        model = fresh_model(cycle_catalogue, dropout=0.0, id_dropout=0.0, condition_dropout=0.0)
+        model = fresh_model(cycle_catalogue, dropout=0.0, id_dropout=0.0, action=ActionConfig(dropout=0.0))
         config = replace(SHORT, epochs=1, accumulate=accumulate)
         trainer = Trainer(model, cycle, cycle_catalogue, config, constant)
         sums = trainer._step(next(trainer._batches()))

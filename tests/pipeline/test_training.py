@@ -7,7 +7,7 @@ import pytest
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.evaluation.metrics import Targets, query_metrics
-from semid.generative.model import ModelConfig
+from semid.generative.config import ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer

@@ -1,0 +1,144 @@
+"""The causal trunk: blocks over packed histories, and what each token sees of the others.
+
+Shapes: R rows, T new tokens, S tokens with the earlier ones, D width, H heads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from semid.data.events import TIME_MISSING
+from semid.generative.blocks import Block, HSTUBlock, ReluMLP
+from semid.generative.config import ModelConfig
+from semid.generative.layers import Attention, RMSNorm, SwiGLU, View, rotary_table
+from semid.generative.moe import MoE
+
+_TIME_BUCKETS = 32
+# Rotary periods by real time, in seconds.
+_SHORTEST_PERIOD, _LONGEST_PERIOD = 60.0, 60.0 * 86_400
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where tokens stand, (R, T) each.
+
+    Attributes:
+        segments: equal within a history, -1 on padding.
+        positions: place within the history.
+        times: Unix seconds, TIME_MISSING where not given.
+        actions: of the event, 0 unknown, otherwise action + 1.
+        next_actions: that the position is told to come next, in the same way.
+    """
+
+    segments: Tensor
+    positions: Tensor
+    times: Tensor
+    actions: Tensor
+    next_actions: Tensor
+
+
+class Trunk(nn.Module):
+    """From tokens to states."""
+
+    def __init__(self, config: ModelConfig, num_actions: int) -> None:
+        super().__init__()
+        trunk, heads = config.trunk, config.heads
+        self.window, self.positions, self.head_width = trunk.window, trunk.positions, config.head_width
+        self.places = nn.Embedding(config.context + 1, config.width) if trunk.positions == "learned" else None
+        if self.places is not None:
+            nn.init.normal_(self.places.weight, std=0.02)
+        self.time_bias = nn.Embedding(_TIME_BUCKETS + 1, heads) if trunk.time_bias else None
+        told = "bias" in config.action.condition
+        self.action_bias = nn.Embedding((num_actions + 1) ** 2, heads) if told else None
+        for table in (self.time_bias, self.action_bias):
+            if table is not None:
+                nn.init.zeros_(table.weight)
+        self.blocks = nn.ModuleList(_block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width) if trunk.norm == "post" else RMSNorm(config.width)
+
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        """States (R, T, D) after each of the tokens (R, T, D)."""
+        if self.places is not None:
+            x = x + self.places(places.positions.clamp(max=self.places.num_embeddings - 1))
+        view = self.view(places, places)
+        for block in self.blocks:
+            x, _ = block(x, view)
+        final: Tensor = self.norm(x)
+        return final
+
+    def view(self, new: Places, seen: Places) -> View:
+        """What new tokens see of the tokens ``seen``, which end with them."""
+        back = new.positions[:, :, None] - seen.positions[:, None, :]
+        mask = (new.segments[:, :, None] == seen.segments[:, None, :]) & (back >= 0)
+        if self.window:
+            mask &= back < self.window
+        return View(self._table(new), mask[:, None], self._bias(new, seen))
+
+    def _table(self, places: Places) -> tuple[Tensor, Tensor] | None:
+        if self.positions == "order":
+            return rotary_table(places.positions, self.head_width)
+        if self.positions == "time":
+            return _time_table(places.times, self.head_width)
+        if self.positions == "both":
+            return _interleaved(
+                rotary_table(places.positions, self.head_width), _time_table(places.times, self.head_width)
+            )
+        return None
+
+    def _bias(self, new: Places, seen: Places) -> Tensor | None:
+        """(R, H, T, S), learned of the time between two tokens, and of the wanted action and that of the event."""
+        parts = []
+        if self.time_bias is not None:
+            parts.append(self.time_bias(_time_buckets(new.times, seen.times)))
+        if self.action_bias is not None:
+            size = round(self.action_bias.num_embeddings**0.5)
+            parts.append(self.action_bias(new.next_actions[:, :, None] * size + seen.actions[:, None, :]))
+        return torch.stack(parts).sum(0).permute(0, 3, 1, 2) if parts else None
+
+
+def _block(config: ModelConfig) -> nn.Module:
+    trunk = config.trunk
+    if trunk.block == "hstu":
+        return HSTUBlock(config.width, config.heads, config.head_width, config.dropout, trunk.norm)
+    attention = Attention(
+        config.width, config.heads, config.kv_heads, head_width=config.head_width, qk_norm=trunk.qk_norm
+    )
+    return Block(attention, _feed_forward(config), config.width, config.dropout, trunk.norm)
+
+
+def _feed_forward(config: ModelConfig) -> nn.Module:
+    if config.moe is not None:
+        return MoE(config.width, config.moe)
+    kind = SwiGLU if config.trunk.feed_forward == "swiglu" else ReluMLP
+    return kind(config.width, config.inner)
+
+
+def _time_table(times: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines whose angle turns with real time, so that attention depends on the time between events.
+
+    Periods go from a minute to two months in equal ratios. Events without a time stand at an angle of 0.
+    """
+    known = times != TIME_MISSING
+    pairs = head_width // 2
+    ratios = torch.linspace(0, 1, pairs, dtype=torch.float64, device=times.device)
+    periods = _SHORTEST_PERIOD * (_LONGEST_PERIOD / _SHORTEST_PERIOD) ** ratios
+    turns = torch.where(known, times, 0).double()[:, None, :, None] / periods
+    angle = (2 * torch.pi * turns.frac()).float()  # whole turns go first: seconds since 1970 are too many for float32
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def _interleaved(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Every other angle from each table; the halves of a head hold the same angles."""
+    even = torch.arange(first[0].shape[-1] // 2, device=first[0].device).repeat(2) % 2 == 0
+    cos, sin = (torch.where(even, a, b) for a, b in zip(first, second, strict=True))
+    return cos, sin
+
+
+def _time_buckets(new: Tensor, seen: Tensor) -> Tensor:
+    """log2 of the seconds between (R, T) and (R, S), the last bucket where one is not given. (R, T, S)"""
+    known = (new != TIME_MISSING)[:, :, None] & (seen != TIME_MISSING)[:, None, :]
+    between = torch.where(known, new[:, :, None] - seen[:, None, :], 0).abs()
+    bucket = (between.float() + 1).log2().long().clamp(max=_TIME_BUCKETS - 1)
+    return torch.where(known, bucket, _TIME_BUCKETS)
