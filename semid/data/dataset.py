@@ -1,6 +1,6 @@
 """The prepared dataset: everything later commands need, memory-mapped from one artifact directory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -117,12 +117,16 @@ class Dataset:
     def train_counts(self) -> np.ndarray:
         """(N,) int64 number of training events of each item."""
         counts = np.zeros(self.num_items, np.int64)
-        lengths = self.train_end - self.events.offsets[:-1]
-        for first in range(0, self.num_users, 1 << 16):  # by blocks of users: flat memory at any size
-            block = slice(first, first + (1 << 16))
-            rows = ranges(self.events.offsets[:-1][block], lengths[block])
+        for rows in self.training_rows():
             counts += np.bincount(self.events.items[rows], minlength=self.num_items)
         return counts
+
+    def training_rows(self) -> Iterator[np.ndarray]:
+        """Places of the training events in the log, in its order, by blocks of users: flat memory at any size."""
+        starts = self.events.offsets[:-1]
+        for first in range(0, self.num_users, 1 << 16):
+            block = slice(first, first + (1 << 16))
+            yield ranges(starts[block], self.train_end[block] - starts[block])
 
     @property
     def artifact_or_raise(self) -> Artifact:
