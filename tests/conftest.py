@@ -1,10 +1,12 @@
 """A small road gone once: synthetic data, dataset, tokenizer and model, all made by the commands."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -74,3 +76,15 @@ def inside(road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).symlink_to(road.folder / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def leaking_events() -> Callable[..., Any]:
+    """``leaks.leaking_events``. Test folders are no packages, so the file beside this one is loaded by its path."""
+    spec = importlib.util.spec_from_file_location("leaks", Path(__file__).with_name("leaks.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    leaks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(leaks)
+    function: Callable[..., Any] = leaks.leaking_events
+    return function

@@ -10,10 +10,13 @@ from semid.data.events import EventLog
 from semid.data.features import Fields
 
 
-def make_dataset(histories: list[list[int]], num_items: int, held_out: int = 0) -> Dataset:
+def make_dataset(
+    histories: list[list[int]], num_items: int, held_out: int = 0, times: list[list[int]] | None = None
+) -> Dataset:
     offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64)
     items = np.array([item for history in histories for item in history], np.int32)
-    events = EventLog(items, np.zeros(len(items), np.int8), np.zeros(len(items), np.int64), offsets)
+    moments = np.array([time for user in times for time in user] if times else np.zeros(len(items)), np.int64)
+    events = EventLog(items, np.zeros(len(items), np.int8), moments, offsets)
     return Dataset(
         events=events,
         train_end=np.maximum(offsets[1:] - held_out, offsets[:-1]),
