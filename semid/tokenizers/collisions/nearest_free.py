@@ -33,7 +33,7 @@ def take_nearest_free(
         vectors: (n, D) float32.
         codebooks: L arrays (K_l, D).
         level: where to look.
-        choices: the code is one of so many nearest free ones.
+        choices: the code is one of so many nearest free ones, or of all where fewer are free.
         draws: (n,) which of them, each in [0, 1); the nearest if None.
 
     Returns:
@@ -48,8 +48,8 @@ def take_nearest_free(
     rows = wanted[order]
     targets = vectors[order] - decode(rows, codebooks) + codebooks[level][rows[:, level]]
     found = np.empty(len(wanted), np.int64)
-    ranks = np.zeros(len(wanted)) if draws is None else draws[order] * choices
-    found[order] = _serve(loser_group, targets, codebooks[level], marked, ranks.astype(np.int64), choices)
+    drawn = np.zeros(len(wanted)) if draws is None else draws[order]
+    found[order] = _serve(loser_group, targets, codebooks[level], marked, drawn, choices)
     return found
 
 
@@ -58,7 +58,7 @@ def _serve(
     targets: np.ndarray,
     codebook: np.ndarray,
     taken: np.ndarray,
-    ranks: np.ndarray,
+    draws: np.ndarray,
     choices: int,
 ) -> np.ndarray:
     """Serve the members of each group in turn with one of the nearest centroids not yet taken in it.
@@ -70,7 +70,8 @@ def _serve(
         targets: (n, D) float32.
         codebook: (K, D) float32.
         taken: (m, 2) group and code.
-        ranks: (n,) which of the nearest free ones each member wants, from 0, below ``choices``.
+        draws: (n,) which of the nearest free ones each member wants, in [0, 1).
+        choices: how many these are, if as many are free.
 
     Returns:
         (n,) int64 codes, -1 where none was free.
@@ -91,8 +92,8 @@ def _serve(
         for turn in range(min(int(counts[block[0]]), len(codebook))):
             waiting = np.flatnonzero((counts[block] > turn) & (free > turn))
             members = first[block[waiting]] + turn
-            wish = ranks[members] % np.minimum(choices, (free - turn)[waiting])
-            found[members] = _nearest_unmarked(targets[members], codebook, marks, waiting, wish)
+            wish = draws[members] * np.minimum(choices, (free - turn)[waiting])
+            found[members] = _nearest_unmarked(targets[members], codebook, marks, waiting, wish.astype(np.int64))
             marks[waiting, found[members]] = True
     return found
 

@@ -180,6 +180,50 @@ def test_random_k_draws_among_the_nearest_free() -> None:
     assert again[:, 1].tolist() == drawn[7]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 100_000), st.integers(2, 40), st.sampled_from([(4, 16), (3, 3, 12), (64,)]), st.integers(1, 6))
+def test_random_k_agrees_with_plain_python(seed: int, num_items: int, sizes: tuple[int, ...], choices: int) -> None:
+    """In turn, each loser takes one of the free codes that are nearest when it is served."""
+    codes, vectors, codebooks = quantised(seed, num_items, sizes)
+    resolution = resolve(codes, vectors, codebooks, policy="random-k", choices=choices, seed=seed)
+    assume(resolution.report.overflowed == 0)
+    before, after = ([tuple(row) for row in array.tolist()] for array in (codes, resolution.codes))
+    distance = [squared_error(vectors[i], path, codebooks) for i, path in enumerate(before)]
+    holders: dict[tuple[int, ...], int] = {}
+    order = sorted(range(num_items), key=lambda i: (distance[i], i))
+    losers = [item for item in order if holders.setdefault(before[item], item) != item]
+    assert all(after[item] == path for path, item in holders.items())
+    taken = set(holders)
+    for item in losers:
+        free = [path for code in range(sizes[-1]) if (path := (*before[item][:-1], code)) not in taken]
+        nearest = sorted(free, key=lambda path: squared_error(vectors[item], path, codebooks))
+        assert after[item] in nearest[:choices]
+        taken.add(after[item])
+
+
+def test_random_k_draws_evenly_where_fewer_codes_are_free() -> None:
+    books = [np.zeros((1, 1), np.float32), np.arange(4, dtype=np.float32)[:, None]]
+    codes, vectors = np.zeros((2, 2), np.int32), np.array([[0.1], [0.2]], np.float32)
+    found = [resolve(codes, vectors, books, policy="random-k", choices=4, seed=seed).codes for seed in range(300)]
+    drawn = Counter(int(pair[1, 1]) for pair in found)
+    assert set(drawn) == {1, 2, 3}
+    assert min(drawn.values()) > 75
+
+
+@pytest.mark.parametrize("choices", [2, 8, 30])
+def test_random_k_costs_more_than_nearest(choices: int) -> None:
+    codes, vectors, codebooks = quantised(8, 1500, (8, 16, 16))
+    nearest = resolve(codes, vectors, codebooks).report
+    drawn = [resolve(codes, vectors, codebooks, policy="random-k", choices=choices, seed=seed) for seed in range(3)]
+    for one in drawn:
+        assert one.report.added_distortion is not None
+        assert nearest.added_distortion is not None
+        assert one.report.added_distortion > nearest.added_distortion
+        assert one.report.colliding_before == nearest.colliding_before
+        assert one.report.colliding_after == 0
+    assert not np.array_equal(drawn[0].codes, drawn[1].codes)
+
+
 def test_random_k_with_one_choice_is_nearest() -> None:
     codes, vectors, codebooks = quantised(8, 300, (8, 16, 16))
     one = resolve(codes, vectors, codebooks, policy="random-k", choices=1).codes
