@@ -140,11 +140,13 @@ def test_the_settings_beside_a_dataset_make_it_again(inside, succeeded):
 
 
 def test_the_command_line_wins_over_the_settings_file(inside, succeeded):
-    Path("fit.toml").write_text('emb = "81"\ncodes = [7, 6, 5]\nsvd = 3\ncollision-level = 3\nwhiten = 1\n')
+    collisions = 'collisions = "random-k"\ncollision-level = 3\ncollision-choices = 4\n'
+    Path("fit.toml").write_text(f'emb = "81"\ncodes = [7, 6, 5]\nsvd = 3\nwhiten = 1\n{collisions}')
     succeeded("fit", "--config", "fit.toml", "--svd", "4", "--out", "mixed")
     config = SemanticIdTokenizer.load("mixed").config
     assert (config.content, config.codes, config.svd) == (("81",), (7, 6, 5), 4)
-    assert (config.collision_level, config.whiten) == (3, 1.0)
+    assert (config.collisions, config.collision_level, config.collision_choices) == ("random-k", 3, 4)
+    assert config.whiten == 1.0
 
 
 @pytest.mark.parametrize(

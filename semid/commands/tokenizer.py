@@ -101,6 +101,9 @@ def fit(
     collision_level: Annotated[
         int | None, typer.Option(help="Level at which nearest and random-k move items; last.")
     ] = None,
+    collision_choices: Annotated[
+        int, typer.Option(metavar="K", help="Nearest free codes of which random-k draws one.")
+    ] = 8,
     overflow: Annotated[
         str, typer.Option(help="Where nearest finds no free code: spill, random, extra, or error.")
     ] = "spill",
@@ -127,6 +130,7 @@ def fit(
         options=options.assignments(option),
         collisions=collisions,
         collision_level=collision_level,
+        collision_choices=collision_choices,
         overflow=overflow,
         sample=sample,
         seed=seed,

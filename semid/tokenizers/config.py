@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semid.errors import InputError
+from semid.tokenizers.checks import check_at_least
 from semid.tokenizers.collisions.placement import needs_room
 from semid.tokenizers.collisions.resolution import OVERFLOWS, POLICIES, check_capacity
 from semid.tokenizers.family import FAMILY, make_quantiser
@@ -37,6 +38,7 @@ class TokenizerConfig:
         options: further settings of the quantiser, by name.
         collisions: ``optimal``, ``nearest``, ``random-k``, ``extra`` or ``none``; see ``collisions``.
         collision_level: level, from 1, at which ``nearest`` and ``random-k`` move items; None for the last.
+        collision_choices: k of ``random-k``, the nearest free codes that an item draws one of.
         overflow: ``spill``, ``random``, ``extra`` or ``error``.
         sample: most items to fit on; None for as many as fit into 128 MiB, and at least 64 a code.
         seed: of every random choice.
@@ -57,6 +59,7 @@ class TokenizerConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     collisions: str = "optimal"
     collision_level: int | None = None
+    collision_choices: int = 8
     overflow: str = "spill"
     sample: int | None = None
     seed: int = 0
@@ -78,6 +81,7 @@ class TokenizerConfig:
             raise InputError(f"Unknown overflow policy {self.overflow!r}: use one of {', '.join(OVERFLOWS)}.")
         if self.collision_level is not None and not 1 <= self.collision_level <= self.levels:
             raise InputError(f"The collision level is {self.collision_level} but must lie in 1..{self.levels}.")
+        check_at_least("number of collision choices", self.collision_choices, 1)
         _ = self.preprocessing, self.num_codes  # their configurations check the rest
 
     @property

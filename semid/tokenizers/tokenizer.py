@@ -78,7 +78,13 @@ class SemanticIdTokenizer:
         """How items that want the same codes are told apart."""
         config = self.config
         level = (config.collision_level or config.levels) - 1
-        return CollisionPolicy(policy=config.collisions, overflow=config.overflow, level=level, seed=config.seed)
+        return CollisionPolicy(
+            policy=config.collisions,
+            overflow=config.overflow,
+            level=level,
+            choices=config.collision_choices,
+            seed=config.seed,
+        )
 
     def fit(
         self,

@@ -107,6 +107,7 @@ def test_save_and_load(fitted: SemanticIdTokenizer, tmp_path: Path) -> None:
         {"collisions": "none", "codes": (8, 16), "levels": 2, "sample": 300},
         {"levels": 4, "collision_level": 3, "options": {"iterations": 5}},
         {"codes": (2, 4), "levels": 2, "collisions": "nearest", "overflow": "extra"},
+        {"codes": (8, 128), "levels": 2, "collisions": "random-k", "collision_choices": 3},
     ],
 )
 def test_every_setting_survives_saving(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -203,6 +204,17 @@ def test_identical_items_get_codes_of_their_own() -> None:
     assert tokenizer.semantic_ids_.is_unique
 
 
+def test_items_draw_among_as_many_codes_as_set() -> None:
+    def codes_of(**changes: Any) -> np.ndarray:
+        return SemanticIdTokenizer(config(levels=2, codes=(16, 128), **changes)).fit(catalogue()).semantic_ids_.codes
+
+    nearest = codes_of(collisions="nearest")
+    np.testing.assert_array_equal(codes_of(collisions="random-k", collision_choices=1), nearest)
+    drawn = codes_of(collisions="random-k", collision_choices=30)
+    assert (drawn != nearest).any()
+    np.testing.assert_array_equal(drawn[:, 0], nearest[:, 0])
+
+
 def test_input_mistakes_are_named() -> None:
     given = catalogue()
 
@@ -247,6 +259,7 @@ def test_mixed_dimensions_at_encode_are_named(fitted: SemanticIdTokenizer) -> No
         ({"collisions": "best"}, "collision policy 'best'"),
         ({"overflow": "drop"}, "overflow policy 'drop'"),
         ({"collision_level": 4}, "must lie in 1..3"),
+        ({"collision_choices": 0}, "collision choices is 0"),
         ({"options": {"iterations": 0}}, "iterations is 0"),
         ({"options": {"levels": 3}}, "'levels' has an option of its own"),
         ({"options": {"nonsense": 3}}, "has no setting 'nonsense'"),

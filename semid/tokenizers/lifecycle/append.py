@@ -21,12 +21,14 @@ class CollisionPolicy:
     Attributes:
         policy, overflow: by name.
         level: where items are moved, from 0; -1 for the last.
+        choices: k of ``random-k``.
         seed: of random choices.
     """
 
     policy: str = "nearest"
     overflow: str = "spill"
     level: int = -1
+    choices: int = 8
     seed: int = 0
 
     @property
