@@ -24,6 +24,7 @@ from semid.tokenizers.lifecycle.refit import KEEP_TOLERANCE
 from semid.tokenizers.lifecycle.refit_report import CodeChanges, RefitReport, report_refit
 from semid.tokenizers.lifecycle.refitting import refitted
 from semid.tokenizers.measuring import measure_purity, measure_quality
+from semid.tokenizers.near_codes import near_codes
 from semid.tokenizers.quantiser import Quantiser
 from semid.tokenizers.report import QualityReport
 from semid.tokenizers.rq_kmeans import RQKMeans
@@ -363,6 +364,19 @@ class SemanticIdTokenizer:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The (M, S) float32 vectors that (M, L) codes stand for."""
         return self.quantiser_.decode(codes)
+
+    def near_codes(self, k: int) -> np.ndarray:
+        """For each code of each item of the catalogue the k nearest ones: (N, L, k) int32.
+
+        The item's own code comes first, then the others by rising distance of their centroids to what the item's own
+        codes before leave of it; see ``near_codes.py``. Of every quantiser; an additional level that tells items
+        apart, and items without any embedding, have their own code k times.
+
+        Raises:
+            InputError: k below 1, or above the number of codes of a level.
+        """
+        latents = Latents(self.vectors_, self.quantiser_)
+        return near_codes(latents, self.semantic_ids_.codes, self.quantiser_.codebooks_, k, known=self.known_)
 
     def save(
         self,
