@@ -208,6 +208,16 @@ def generate(
     ] = ("generative",),
     filter_seen: options.FilterSeen = False,
     action: options.Action = "usual",
+    eta: options.Eta = None,
+    budget: Annotated[
+        tuple[tuple[str, int], ...],
+        typer.Option(
+            parser=options.budget,
+            metavar="ACTION:N,…",
+            help="Fill N places of each list with ACTION wanted, in place of --top-k and --action.",
+            show_default=False,
+        ),
+    ] = (),
     fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
     device: options.Device = "cpu",
@@ -227,7 +237,14 @@ def generate(
     if out is not None:
         check_result_path(out)
     config = AnswerConfig(
-        k=top_k, beam=beam, filter_seen=filter_seen, action=action, factory=index, fallback=fallback
+        k=sum(places for _, places in budget) or top_k,
+        beam=beam,
+        filter_seen=filter_seen,
+        action=action,
+        eta=eta,
+        budget=budget,
+        factory=index,
+        fallback=fallback,
     )
     _check_device(device)
     dataset = Dataset.open(data)
@@ -251,6 +268,7 @@ def compare(
     beam: options.Beam = 50,
     filter_seen: options.FilterSeen = False,
     action: options.Action = "usual",
+    eta: options.Eta = None,
     fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
     queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
@@ -264,7 +282,7 @@ def compare(
     from semid.pipeline.comparing import compare_modes
 
     config = AnswerConfig(
-        k=max(k), beam=beam, filter_seen=filter_seen, action=action, factory=index, fallback=fallback
+        k=max(k), beam=beam, filter_seen=filter_seen, action=action, eta=eta, factory=index, fallback=fallback
     )
     _check_device(device)
     dataset = Dataset.open(data)

@@ -68,6 +68,11 @@ def counts(text: Any) -> tuple[tuple[str, int], ...]:
     return _named_integers(text, "kind:count like uniform:4096,hard:512")
 
 
+def budget(text: Any) -> tuple[tuple[str, int], ...]:
+    """``click:7,conversion:3`` → ``(("click", 7), ("conversion", 3))``; nothing → ``()``."""
+    return _named_integers(text, "action:places like click:7,conversion:3")
+
+
 def _named_integers(text: Any, form: str) -> tuple[tuple[str, int], ...]:
     if not isinstance(text, str):
         return tuple((name, value) for name, value in text)
@@ -102,4 +107,8 @@ Json = Annotated[
 Beam = Annotated[int, typer.Option("--beam", help="Width of the beam search and of the ANN candidates.")]
 FilterSeen = Annotated[bool, typer.Option("--filter-seen", help="Never recommend what is in the history.")]
 Action = Annotated[str, typer.Option("--action", help="Wanted next action: a name, usual, or any.")]
+Eta = Annotated[
+    float | None,
+    typer.Option("--eta", help="Weight of log p(action | item); by default fitted.", show_default=False),
+]
 Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]

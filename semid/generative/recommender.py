@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from semid.errors import InputError
 from semid.generative.beam_search import beam_search
 from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeSearch
-from semid.generative.histories import BatchBuilder, query_segments
+from semid.generative.histories import BatchBuilder, TokenBatch, query_segments
 from semid.generative.model import Model
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 from semid.generative.trie import CodeTrie
@@ -36,9 +36,17 @@ _BATCH_ROWS = 12_800
 
 @dataclass(frozen=True, eq=False)
 class QueryStates:
-    """Trunk states (Q, D) of Q queries, conditioned on the wanted action, on the model's device."""
+    """What the trunk makes of Q queries, on the model's device.
+
+    Attributes:
+        states: (Q, D), told the wanted action.
+        untold: (Q, D), told nothing of it, for the action head; None where that is not trained.
+        action: wanted, 0 for any, otherwise action + 1.
+    """
 
     states: Tensor
+    untold: Tensor | None = None
+    action: int = 0
 
     def __len__(self) -> int:
         return len(self.states)
@@ -123,16 +131,31 @@ class GenerativeRecommender:
             )
         device = self.catalogue.codes.device
         order = np.argsort(builder.lengths, kind="stable")  # batches of like lengths waste no padding
-        result = torch.empty(len(queries), config.width, device=device)
+        told, untold = torch.empty(2, len(queries), config.width, device=device)
         for first in range(0, len(order), _BATCH_QUERIES):
             rows = order[first : first + _BATCH_QUERIES]
             batch = builder.build([[int(row)] for row in rows], int(builder.lengths[rows].max())).to(device)
             lasts = torch.arange(len(rows), device=device), batch.last_tokens()
+            rows_there = torch.from_numpy(rows).to(device)
             actions = torch.full((len(rows),), wanted, device=device)
-            told = batch.target_actions.index_put(lasts, actions)
-            last = self.model.states(batch, self.catalogue, told=told)[lasts]
-            result[torch.from_numpy(rows)] = self.model.conditioned(last, actions)
-        return QueryStates(result)
+            told[rows_there], untold[rows_there] = self._last_states(batch, lasts, actions)
+        return QueryStates(told, untold if self.judges_actions else None, wanted)
+
+    @property
+    def judges_actions(self) -> bool:
+        """Whether the action head was trained."""
+        return self.model.action_head is not None and self.model.config.action_weight > 0
+
+    def _last_states(self, batch: TokenBatch, lasts: tuple[Tensor, Tensor], actions: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, D) of the last tokens, told the wanted actions (B,), and told nothing."""
+
+        def last(wanted: Tensor) -> Tensor:
+            told = batch.target_actions.index_put(lasts, wanted)
+            return self.model.states(batch, self.catalogue, told=told)[lasts]
+
+        state = last(actions)
+        again = self.judges_actions and self.model.config.action.in_trunk
+        return self.model.conditioned(state, actions), last(torch.zeros_like(actions)) if again else state
 
     @torch.inference_mode()
     def generate(self, states: QueryStates, *, beam: int, k: int, seen: np.ndarray | None = None) -> Ranking:
@@ -178,6 +201,23 @@ class GenerativeRecommender:
             return (vectors @ query)[:, :, 0] * self.model.scale
 
         return self._score(states, items, score)
+
+    @torch.inference_mode()
+    def action_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
+        """log p(wanted action | item comes next) for given items (Q, C); padding -1 scores -inf. (Q, C) float32
+
+        It is 0 where any action is wanted, or where the action head was not trained.
+        """
+        untold, action = states.untold, states.action
+        if untold is None or not action:
+            return np.where(items < 0, -np.inf, np.float32(0)).astype(np.float32)
+
+        def score(state: Tensor, rows: Tensor) -> Tensor:
+            vectors = self._item_vectors[rows]
+            logits = self.model.action_logits(state[:, None].expand(-1, rows.shape[1], -1), vectors)
+            return logits.float().log_softmax(-1)[..., action - 1]
+
+        return self._score(replace(states, states=untold), items, score)
 
     def _score(self, states: QueryStates, items: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
         result = np.full(items.shape, -np.inf, np.float32)

@@ -59,6 +59,10 @@ class TrainConfig:
         checkpoint_minutes: how often a running training is saved for ``--resume``, at least.
         precision: of the matrix products, ``auto``, ``float32`` or ``bfloat16``.
         seed: of data order and dropout; whoever makes the model seeds its weights.
+        finetune_share: share of the steps, at the end, in which targets count by ``finetune_weights`` and the
+            learning rate starts anew, at ``finetune_rate`` of its peak: first all events, then those that matter.
+        finetune_weights: how much a target counts then by its action, from the weakest action on; the last one holds
+            for stronger actions.
     """
 
     epochs: int = 0
@@ -73,8 +77,15 @@ class TrainConfig:
     checkpoint_minutes: float = 2.0
     precision: str = "auto"
     seed: int = 0
+    finetune_share: float = 0.0
+    finetune_rate: float = 0.3
+    finetune_weights: tuple[float, ...] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.finetune_share < 1 or not 0 < self.finetune_rate <= 1:
+            raise InputError("finetune_share must be at least 0 and below 1, finetune_rate above 0 and at most 1.")
+        if not any(self.finetune_weights) or any(not 0 <= weight < math.inf for weight in self.finetune_weights):
+            raise InputError(f"finetune_weights={self.finetune_weights} must be at least 0, finite, and not all 0.")
         if min(self.patience, self.accumulate) < 1 or min(self.epochs, self.batch_tokens, self.max_minutes) < 0:
             raise InputError(
                 "patience and accumulate must be at least 1; epochs, batch_tokens and max_minutes at least 0."
@@ -181,7 +192,14 @@ class Trainer:
 
     def _finished(self) -> bool:
         out_of_time = self.config.max_minutes and self.state.seconds >= 60 * self.config.max_minutes
-        return bool(out_of_time) or self.state.stale >= self.config.patience
+        first_stage = self.config.finetune_share and self.state.step < self._first_stage
+        return bool(out_of_time) or (self.state.stale >= self.config.patience and not first_stage)
+
+    @property
+    def _first_stage(self) -> int:
+        """Steps before fine-tuning."""
+        total = self.steps_per_epoch * self.epochs
+        return total - round(self.config.finetune_share * total)
 
     def _epoch(self) -> None:
         began, state = time.monotonic(), self.state
@@ -250,11 +268,7 @@ class Trainer:
         return _made_ahead(self.builder.epoch(self.row_tokens, self.rows_per_batch, rng, skip=self.state.batch))
 
     def _step(self, batch: TokenBatch) -> dict[str, Tensor]:
-        total_steps = self.steps_per_epoch * self.epochs
-        done = self.state.step
-        if self.config.max_minutes:  # whichever ends the training first
-            done = max(done, int(total_steps * self.state.seconds / (60 * self.config.max_minutes)))
-        self.rate = self.optimizers.set_rate(learning_rate_factor(done, total_steps, self.config.warmup_share))
+        self.rate = self.optimizers.set_rate(self._rate_factor())
         self.optimizers.zero_grad()
         sums: dict[str, Tensor] = {}
         targets = (batch.targets >= 0).sum()
@@ -270,6 +284,17 @@ class Trainer:
         for layer in self.model.experts():
             layer.balance()
         return sums
+
+    def _rate_factor(self) -> float:
+        """The learning rate of this step over its peak; enters the second stage when it is time."""
+        total, first = self.steps_per_epoch * self.epochs, self._first_stage
+        done = self.state.step
+        if self.config.max_minutes:  # whichever ends the training first
+            done = max(done, int(total * self.state.seconds / (60 * self.config.max_minutes)))
+        if done < first or first == total:
+            return learning_rate_factor(done, first, self.config.warmup_share)
+        self.model.weigh_actions(self.config.finetune_weights)
+        return self.config.finetune_rate * learning_rate_factor(done - first, total - first, self.config.warmup_share)
 
     def _settle(self) -> None:
         """Read the losses of the steps since the last time, which waits for the device.

@@ -1,5 +1,6 @@
 """Answer queries in each way the model can: generated, retrieved, both joined."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from semid.pipeline import evidence
 from semid.pipeline.evidence import Past
 from semid.ranking import Ranking
 from semid.retrieval.ann import AnnIndex
+from semid.retrieval.budget import fill_budget
 from semid.retrieval.combining import rank
 from semid.retrieval.hybrid import union
 
@@ -30,6 +32,9 @@ class AnswerConfig:
         filter_seen: leave out what is in the history.
         action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
         factory: Faiss factory string of the ANN index.
+        eta: weight of log p(wanted action | item) in every mode; None takes those fitted on validation.
+        budget: actions and how many of the k places each has, every share answered with its action wanted
+            (PinRec, arXiv 2504.10507); k is their sum then, and ``action`` is not read.
         fallback: where the beams find fewer than k items, let those that ANN finds join them in mode ``generative``.
     """
 
@@ -38,9 +43,18 @@ class AnswerConfig:
     filter_seen: bool = False
     action: str = USUAL_ACTION
     factory: str = "auto"
+    eta: float | None = None
+    budget: tuple[tuple[str, int], ...] = ()
     fallback: bool = True
 
     def __post_init__(self) -> None:
+        if self.eta is not None and not 0 <= self.eta < math.inf:
+            raise InputError(f"eta={self.eta} must be at least 0 and finite.")
+        places = [count for _, count in self.budget]
+        if self.budget and (min(places) < 1 or len({name for name, _ in self.budget}) < len(places)):
+            raise InputError(f"budget={dict(self.budget)} must name each action once, with at least one place.")
+        if self.budget and sum(places) != self.k:
+            raise InputError(f"The budget has {sum(places)} places, but k={self.k}: make them equal.")
         if self.k < 1 or self.beam < self.k:
             raise InputError(f"beam={self.beam} must be at least k={self.k}, and k at least 1.")
 
@@ -125,12 +139,33 @@ class Answerer:
                 f"This model was not trained for mode {untrained[0]!r}: use {', '.join(self.modes)}, or train one "
                 "with both losses."
             )
+        if self.config.budget:
+            return self._by_budget(queries, modes)
         states = self.encode(queries)
         config = self.config
         most = max(evidence.JUDGED_AGAIN, config.k)
         past = Past.of(queries, self.recommender.candidates, most, filter_seen=config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
         return {mode: ways[mode](queries, states, past) for mode in modes}
+
+    def _by_budget(self, queries: Queries, modes: Sequence[str]) -> dict[str, Answer]:
+        """Each mode's lists for every action of the budget, joined."""
+        names, places = zip(*self.config.budget, strict=True)
+        by_action = [self._wanting(name).answers(queries, modes) for name in names]
+        joined = {}
+        for mode in modes:
+            answers = [answer[mode] for answer in by_action]
+            short = [answer.fallback for answer in answers if answer.fallback is not None]
+            ranking = fill_budget([answer.ranking for answer in answers], places)
+            joined[mode] = Answer(ranking, np.any(short, axis=0) if short else None)
+        return joined
+
+    def _wanting(self, action: str) -> "Answerer":
+        """The same for one action; the index of the items is shared."""
+        other = Answerer(self.recommender, replace(self.config, action=action, budget=()))
+        if "ann" in self.modes:
+            other.__dict__["index"] = self.index
+        return other
 
     def _by_codes(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
         found = self._generated(states, past)
@@ -170,7 +205,8 @@ class Answerer:
         return replace(ranking, bound=bound)
 
     def _weights(self, mode: str) -> Mapping[str, float]:
-        return self.recommender.weights.get(mode, evidence.PRIOR[mode])
+        weights = self.recommender.weights.get(mode, evidence.PRIOR[mode])
+        return weights if self.config.eta is None else {**weights, evidence.ACTION: self.config.eta}
 
     def _generated(self, states: QueryStates, past: Past) -> Ranking:
         beam = self.config.beam

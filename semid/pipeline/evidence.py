@@ -1,4 +1,4 @@
-"""What speaks for an item to come next: both heads of the model, what follows the history, and what is in it already.
+"""What speaks for an item to come next: the heads of the model, what follows the history, and what is in it already.
 
 Each mode ranks its candidates by some of it, with weights of its own that are fitted on validation queries. Whether
 users take an item again is learned that way too: nothing is filtered.
@@ -18,15 +18,16 @@ from semid.retrieval.combining import Candidates, fit_weights
 from semid.retrieval.hybrid import union
 from semid.selection import is_in
 
-GENERATIVE, DENSE, TRANSITION, REPEAT, RECENCY = "generative", "dense", "transition", "repeat", "recency"
+GENERATIVE, DENSE, TRANSITION, ACTION = "generative", "dense", "transition", "action"
+REPEAT, RECENCY = "repeat", "recency"
 # Without validation queries: the heads alone, and together with what follows the history.
-_HISTORY = {REPEAT: 0.0, RECENCY: 0.0}
+_BESIDE = {ACTION: 0.0, REPEAT: 0.0, RECENCY: 0.0}
 PRIOR: Mapping[str, Mapping[str, float]] = {
-    "generative": {GENERATIVE: 1.0, **_HISTORY},
-    "ann": {DENSE: 1.0, **_HISTORY},
-    "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_HISTORY},
+    "generative": {GENERATIVE: 1.0, **_BESIDE},
+    "ann": {DENSE: 1.0, **_BESIDE},
+    "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_BESIDE},
 }
-_POSITIVE = (GENERATIVE, DENSE, TRANSITION)
+_POSITIVE = (GENERATIVE, DENSE, TRANSITION, ACTION)
 # Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
 JUDGED_AGAIN = 100
 # Strengths of transitions count by their logarithm, from a strength of one in so many on.
@@ -79,7 +80,8 @@ def of_one(
     scores = np.concatenate([found.scores * factor, judged], axis=1).astype(np.float64)
     order = np.argsort(np.where(items < 0, np.iinfo(np.int64).max, items), axis=1, kind="stable")
     items, scores = np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return Candidates(items=items, evidence={name: scores, **_of_history(queries, items)})
+    evidence = {name: scores, ACTION: _of_action(recommender, states, items), **_of_history(queries, items)}
+    return Candidates(items=items, evidence=evidence)
 
 
 def of_union(
@@ -104,8 +106,13 @@ def of_union(
     heads = {
         GENERATIVE: recommender.code_scores(states, items).astype(np.float64),
         DENSE: recommender.dense_scores(states, items).astype(np.float64),
+        ACTION: _of_action(recommender, states, items),
     }
     return Candidates(items=items, evidence={**heads, TRANSITION: transition, **_of_history(queries, items)})
+
+
+def _of_action(recommender: GenerativeRecommender, states: QueryStates, items: np.ndarray) -> np.ndarray:
+    return recommender.action_scores(states, items).astype(np.float64)
 
 
 def _scale(recommender: GenerativeRecommender) -> float:
@@ -132,6 +139,7 @@ def bound_of_others(
         bound: (Q,) most that the search's score of such an item may be.
     """
     weight = weights[name] * (_scale(recommender) if name == DENSE else 1.0)
+    # The other evidence of such an item is at most 0: it is not of the past, and its action no more than certain.
     there = bound > -np.inf  # otherwise nothing is left, whatever the weight
     most = np.where(there, weight * np.where(there, bound, 0.0).astype(np.float64), -np.inf)
     return np.where(past.all_judged, most, np.inf)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
@@ -48,21 +49,44 @@ def all_evidence(recommender: GenerativeRecommender, queries) -> tuple[np.ndarra
         "generative": recommender.code_scores(states, items).astype(np.float64),
         "dense": recommender.dense_scores(states, items).astype(np.float64),
         "transition": transition,
+        "action": action_evidence(recommender, queries),
         "repeat": repeat,
         "recency": recency,
     }
 
 
-@pytest.mark.parametrize("again", [None, 2.0, -3.0])
-def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries, again, monkeypatch):
-    """With the weights as fitted, and with items of the history raised or lowered."""
+@torch.no_grad()
+def action_evidence(recommender: GenerativeRecommender, queries) -> np.ndarray:
+    """log p(usual action | item) of all candidates (Q, C), item by item from a state that is told nothing."""
+    states = recommender.encode(queries, "any").states
+    action = recommender.action_names.index(recommender.usual_action)
+    vectors = torch.from_numpy(recommender.item_vectors)
+    columns = []
+    for item in recommender.candidates.tolist():
+        logits = recommender.model.action_logits(untold(recommender, states), vectors[item].expand(len(queries), -1))
+        columns.append(logits.log_softmax(-1)[:, action])
+    return torch.stack(columns, dim=1).double().numpy()
+
+
+def untold(recommender: GenerativeRecommender, states: torch.Tensor) -> torch.Tensor:
+    """States told of *any* action, with that undone: FiLM is affine."""
+    condition = recommender.model.condition
+    scale, shift = condition.film(torch.nn.functional.silu(condition.action.weight[0])).chunk(2)
+    return (states - shift) / (1 + scale)
+
+
+@pytest.mark.parametrize(("again", "eta"), [(None, None), (2.0, None), (-3.0, None), (None, 1.5)])
+def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries, again, eta, monkeypatch):
+    """With the weights as fitted, with items of the history raised or lowered, and with a weight of the action."""
     items, evidence = all_evidence(recommender, queries)
+    assert evidence["action"].max() < 0
     weights = {mode: dict(values) for mode, values in recommender.weights.items()}
     if again is not None:
         weights = {mode: {**values, "repeat": again, "recency": again / 2} for mode, values in weights.items()}
     monkeypatch.setattr(recommender, "weights", weights)
-    answerer = Answerer(recommender, AnswerConfig(k=5, beam=items.shape[1]))
-    for mode, named in weights.items():
+    answerer = Answerer(recommender, AnswerConfig(k=5, beam=items.shape[1], eta=eta))
+    for mode, fitted in weights.items():
+        named = fitted if eta is None else {**fitted, "action": eta}
         scores = sum(weight * evidence[name] for name, weight in named.items())
         ranking = answerer.answer(queries, mode).ranking
         gaps = np.diff(-np.sort(-scores, axis=1)[:, 4:6])[:, 0] < -1e-4  # the fifth is clearly above the sixth
@@ -210,3 +234,38 @@ def test_a_mode_without_its_head_is_refused(recommender, queries, monkeypatch, o
     with pytest.raises(InputError, match=f"not trained for mode '{refused}': use {trained[0]}, or train"):
         answerer.answer(queries, refused)
     assert (answerer.answer(queries, trained[0]).ranking.items >= 0).all()
+
+
+def test_a_budget_gives_every_action_its_places(recommender, queries):
+    answerer = Answerer(recommender, AnswerConfig(k=10, beam=40, budget=(("click", 7), ("conversion", 3))))
+    for mode in ("generative", "ann", "hybrid"):
+        joined = answerer.answer(queries, mode).ranking.items
+        by_action = [
+            Answerer(recommender, AnswerConfig(k=10, beam=40, action=name)).answer(queries, mode).ranking.items
+            for name in ("click", "conversion")
+        ]
+        assert joined.shape == (20, 10)
+        for row, clicks, conversions in zip(joined, *by_action, strict=True):
+            assert len(set(row)) == 10
+            assert set(clicks[:7]) | set(conversions[:3]) <= set(row) | set(clicks[:7]) & set(conversions)
+            assert set(row) <= set(clicks) | set(conversions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eta": -1.0}, r"eta=-1\.0 must be at least 0 and finite"),
+        ({"eta": float("nan")}, "eta=nan must be"),
+        ({"budget": (("click", 0),)}, "must name each action once, with at least one place"),
+        ({"budget": (("click", 5), ("click", 5))}, "must name each action once"),
+        ({"budget": (("click", 7),)}, "The budget has 7 places, but k=10"),
+    ],
+)
+def test_budgets_and_weights_that_cannot_be(settings, message):
+    with pytest.raises(InputError, match=message):
+        AnswerConfig(**settings)
+
+
+def test_a_budget_of_an_unknown_action(recommender, queries):
+    with pytest.raises(InputError, match="Unknown action 'sale'; known: any, exposure, click, conversion"):
+        Answerer(recommender, AnswerConfig(k=2, budget=(("sale", 2),))).answer(queries, "ann")
