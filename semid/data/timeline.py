@@ -26,7 +26,7 @@ AGE_MISSING = NUM_AGE_BUCKETS + 1
 # How many values each column of popularity_features has.
 POPULARITY_SIZES = (*[COUNT_MISSING + 1] * (len(POPULARITY_WINDOWS) + 1), AGE_MISSING + 1)
 # Events sorted at a time.
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 _SHORT_SPAN = 1 << 32
 
 

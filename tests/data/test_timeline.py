@@ -57,7 +57,7 @@ def age_by_loop(events: list[tuple[int, int]], item: int, time: int) -> int:
 
 
 @settings(max_examples=200, deadline=None)
-@given(histories=HISTORIES, held_out=st.integers(0, 2), unit=UNITS, block=st.sampled_from([1, 4, 1 << 22]))
+@given(histories=HISTORIES, held_out=st.integers(0, 2), unit=UNITS, block=st.sampled_from([1, 4, 1 << 20]))
 def test_counts_and_ages_are_those_of_a_loop(
     make_dataset: MakeDataset, histories: list[list[tuple[int, int]]], held_out: int, unit: int, block: int
 ) -> None:
