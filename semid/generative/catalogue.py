@@ -18,6 +18,7 @@ from semid.data.features import FIELD_MISSING, ListField
 from semid.data.timeline import Timeline
 from semid.errors import InputError
 from semid.generative.config import FEATURES
+from semid.generative.neighbourhood import EventGraph
 from semid.generative.trie import CodeTrie
 
 _BLOCK = 1 << 20
@@ -56,6 +57,7 @@ class Catalogue:
         has_times: whether events carry time.
         time_origin: a moment in the middle of the training events, in Unix seconds; 0 without times.
         timeline: when each item was taken in training, for the feature ``popularity``.
+        graph: who took what in training, for the feature ``graph``.
         near_codes: (N, L, k) int32, for each level the item's own code and those of the nearest other centroids; only
             training looks at them.
     """
@@ -75,6 +77,7 @@ class Catalogue:
     has_times: bool
     time_origin: int = 0
     timeline: Timeline | None = None
+    graph: EventGraph | None = None
     near_codes: Tensor | None = None
 
     @property
@@ -119,7 +122,9 @@ class Catalogue:
 
     def with_events(self, dataset: Dataset, features: tuple[str, ...]) -> "Catalogue":
         """The same with what these features ask of the training events."""
-        return replace(self, timeline=Timeline.of(dataset) if "popularity" in features else None)
+        timeline = Timeline.of(dataset) if "popularity" in features else None
+        graph = EventGraph.of(dataset, self.codes.device) if "graph" in features else None
+        return replace(self, timeline=timeline, graph=graph)
 
     @cached_property
     def trie(self) -> CodeTrie:
@@ -133,7 +138,7 @@ class Catalogue:
             "content": bool(self.known.any()),
             "fields": bool(self.item_sizes or self.item_lists),
             "action": self.num_actions > 1,
-            **dict.fromkeys(("time", "session", "popularity", "fourier"), self.has_times),
+            **dict.fromkeys(("time", "session", "popularity", "fourier", "graph"), self.has_times),
             "profile": bool(self.user_sizes or self.user_lists),
         }
         return tuple(name for name in FEATURES if there.get(name, True))
@@ -142,7 +147,7 @@ class Catalogue:
         """The same catalogue on another device."""
 
         def move(value: object) -> object:
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor | EventGraph):
                 return value.to(device)
             if isinstance(value, tuple) and value and isinstance(value[0], ListColumn):
                 return tuple(ListColumn(c.offsets.to(device), c.values.to(device), c.size) for c in value)

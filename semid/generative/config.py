@@ -82,6 +82,7 @@ class InputConfig:
         user_film: let the user scale and shift all tokens of the history (arXiv 1709.07871).
         clock_dropout: share of positions trained without their columns of time, session and popularity.
         user_dropout: share of histories trained without the user's id.
+        fanouts: of the feature ``graph``: users sampled for each item, and items for each of them.
         near_codes: in training an item's code may be any of so many nearest centroids; 0 and 1 leave it.
         near_rate: how often another one is drawn, for each level.
         prefix_rate: share of items trained with their codes cut after a random level.
@@ -94,6 +95,7 @@ class InputConfig:
     user_film: bool = False
     clock_dropout: float = 0.0
     user_dropout: float = 0.0
+    fanouts: tuple[int, int] = (10, 5)
     near_codes: int = 0
     near_rate: float = 0.1
     prefix_rate: float = 0.0
@@ -103,6 +105,8 @@ class InputConfig:
         for name in ("join_layers", "part_width", "id_width", "near_codes"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 0.")
+        if len(self.fanouts) != 2 or min(self.fanouts) < 1:
+            raise InputError(f"fanouts={self.fanouts} must be two numbers of at least 1.")
         if self.join == "sum" and self.part_width:
             raise InputError(f"part_width={self.part_width} needs a join other than sum.")
         _check_rates(self, "clock_dropout", "user_dropout", "near_rate", "prefix_rate")

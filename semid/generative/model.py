@@ -21,6 +21,7 @@ from semid.generative.layers import Dropout, RMSNorm, SwiGLU
 from semid.generative.losses import action_loss, pair_loss, softmax_loss
 from semid.generative.moe import MoE
 from semid.generative.negatives import NegativeSampler
+from semid.generative.neighbourhood import NeighbourhoodMean
 from semid.generative.trunk import Places, Trunk
 from semid.generative.users import UserEncoder, UserFiLM
 
@@ -35,6 +36,7 @@ class Model(nn.Module):
         self.config = config
         width, actions = config.width, catalogue.num_actions
         self.items = ItemEncoder(catalogue, config, whole=self.trains_all_items(catalogue))
+        self.neighbourhood = NeighbourhoodMean(width) if "graph" in config.features else None
         self.tower = SwiGLU(width, config.inner)
         nn.init.zeros_(self.tower.down.weight)
         self.context = ContextEncoder(catalogue, config)
@@ -105,10 +107,25 @@ class Model(nn.Module):
         return result
 
     def _item_tokens(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None) -> Tensor:
-        if all_items is None:
-            rows, places = torch.unique(batch.items, return_inverse=True)
-            return F.embedding(places, self.items(catalogue, rows))
-        return F.embedding(batch.items, all_items)  # plain indexing sums its gradient in any order
+        if all_items is not None:
+            return F.embedding(batch.items, all_items)  # plain indexing sums its gradient in any order
+        tokens = self._encoded(batch.items.flatten(), catalogue, batch.times.flatten())
+        return tokens.view(*batch.items.shape, -1)
+
+    def _encoded(self, items: Tensor, catalogue: Catalogue, times: Tensor | None) -> Tensor:
+        """Encodings (M, D) of items (M,) with what surrounded them at some times (M,), or after all training."""
+        encoded = self._looked_up(items, catalogue)
+        if self.neighbourhood is None or catalogue.graph is None:
+            return encoded
+        found = catalogue.graph.sample(items, times, self.config.inputs.fanouts, spread=not self.training)
+        rows, places = torch.unique(found.clamp(min=0), return_inverse=True)
+        around: Tensor = self.neighbourhood(self.items(catalogue, rows), places, found >= 0)
+        return encoded + around
+
+    def _looked_up(self, items: Tensor, catalogue: Catalogue) -> Tensor:
+        """Encodings (M, D) of items (M,), each different one encoded once."""
+        rows, places = torch.unique(items, return_inverse=True)
+        return F.embedding(places, self.items(catalogue, rows))
 
     def conditioned(self, states: Tensor, actions: Tensor) -> Tensor:
         """States (P, D) told the next action (P,), 0 for any. (P, D)"""
@@ -140,16 +157,26 @@ class Model(nn.Module):
         return both and catalogue.num_items <= self.config.node_vector_items
 
     def all_item_vectors(self, catalogue: Catalogue) -> Tensor:
-        """Unit vectors (N, D) of all items, encoded block by block."""
-        device = catalogue.codes.device
-        blocks = torch.split(torch.arange(catalogue.num_items, device=device), _ENCODE_ROWS)
-        return torch.cat([self.item_vectors(self.items(catalogue, block)) for block in blocks])
+        """Vectors (N, D) of all items as they stand after training, encoded block by block."""
+        blocks = self._blocks(catalogue)
+        return torch.cat([self.item_vectors(self._encoded(block, catalogue, None)) for block in blocks])
+
+    def node_item_vectors(self, catalogue: Catalogue) -> Tensor:
+        """The same (N, D) from the items alone, for the code decoder, which sees all of them at any time: what
+        surrounds an item after training would tell it the targets of training."""
+        return torch.cat([self.item_vectors(self.items(catalogue, block)) for block in self._blocks(catalogue)])
+
+    @staticmethod
+    def _blocks(catalogue: Catalogue) -> tuple[Tensor, ...]:
+        rows = torch.arange(catalogue.num_items, device=catalogue.codes.device)
+        return torch.split(rows, _ENCODE_ROWS)
 
     def trains_all_items(self, catalogue: Catalogue) -> bool:
         """Whether each step encodes the whole catalogue, for the full softmax."""
         config = self.config
         bank = config.contrastive_weight > 0 and config.contrastive == "bank"
-        return bank and catalogue.num_items <= config.full_softmax_items
+        # What surrounds an item differs from one position to the next.
+        return bank and catalogue.num_items <= config.full_softmax_items and "graph" not in config.features
 
     def action_logits(self, states: Tensor, item_vectors: Tensor) -> Tensor:
         """Logits (P, A) of the action on a given next item."""
@@ -178,9 +205,8 @@ class Model(nn.Module):
                 rows = torch.arange(catalogue.num_items, device=batch.items.device)
                 everything = self.items(catalogue, rows)
             wanted = (batch.targets.flatten() >= 0).nonzero()[:, 0]  # looked up once: a device is waited for
-            targets, actions, histories = (
-                values.flatten()[wanted] for values in (batch.targets, batch.target_actions, batch.segments)
-            )
+            columns = (batch.targets, batch.target_actions, batch.target_times, batch.segments)
+            targets, actions, times, histories = (values.flatten()[wanted] for values in columns)
             told = self._told(batch.target_actions)
             raw = self.states(batch, catalogue, everything, told).flatten(0, 1)[wanted]
             told = told.flatten()[wanted]
@@ -194,16 +220,17 @@ class Model(nn.Module):
                 )
                 positive = F.embedding(targets, vectors)
             elif self.config.contrastive_weight == 0:
-                positive = self.item_vectors(self.items(catalogue, targets))
+                positive = self.item_vectors(self._encoded(targets, catalogue, times))
             elif self.config.contrastive == "bank":
                 losses["contrastive"], positive = self._bank_loss(
-                    states, targets, histories, weights, catalogue, sampler, dtype
+                    states, targets, times, histories, weights, catalogue, sampler, dtype
                 )
             else:
                 events = batch.segments >= 0
                 seen = batch.segments[events], batch.items[events]
                 negatives = sampler.draw_own(self.config.pair_negatives, targets, histories, seen)
-                losses["contrastive"], positive = self._pair_loss(states, targets, negatives, weights, catalogue)
+                pairs = torch.cat([targets[:, None], negatives], dim=1)
+                losses["contrastive"], positive = self._pair_loss(states, pairs, times, weights, catalogue)
             if self.config.code_weight > 0:
                 tree = tree or self.code_tree(catalogue, vectors)
                 losses["codes"] = self.code_decoder(states, catalogue.codes[targets], tree, dtype, weights)
@@ -231,15 +258,21 @@ class Model(nn.Module):
         self,
         states: Tensor,
         targets: Tensor,
+        times: Tensor,
         histories: Tensor,
         weights: Tensor | None,
         catalogue: Catalogue,
         sampler: NegativeSampler,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """The loss over a sampled bank, and the vectors (P, D) of the targets."""
+        """The loss over a sampled bank, and the vectors (P, D) of the targets.
+
+        A positive is seen as it stood at its time, a negative as at that of some position.
+        """
         bank = sampler.draw(targets, histories)
-        entries = self.item_vectors(self.items(catalogue, bank.rows))
+        of_others = torch.randint(len(times), (len(bank.rows) - len(times),), device=times.device)
+        encoded = self._encoded(bank.rows, catalogue, torch.cat([times, times[of_others]]))
+        entries = self.item_vectors(encoded)
         loss = softmax_loss(
             self.query_vectors(states),
             entries,
@@ -253,14 +286,13 @@ class Model(nn.Module):
         return loss, entries[: len(targets)]
 
     def _pair_loss(
-        self, states: Tensor, targets: Tensor, negatives: Tensor, weights: Tensor | None, catalogue: Catalogue
+        self, states: Tensor, pairs: Tensor, times: Tensor, weights: Tensor | None, catalogue: Catalogue
     ) -> tuple[Tensor, Tensor]:
-        """The loss over negatives (P, n) of each position's own, and the vectors (P, D) of the targets."""
-        rows, places = torch.unique(torch.cat([targets[:, None], negatives], dim=1), return_inverse=True)
-        vectors = F.embedding(places, self.item_vectors(self.items(catalogue, rows)))
-        positive = vectors[:, 0]
+        """The loss over ``pairs`` (P, 1 + n), each position's target and its own negatives; the targets' vectors."""
+        moments = times[:, None].expand(pairs.shape).flatten()
+        vectors = self.item_vectors(self._encoded(pairs.flatten(), catalogue, moments)).view(*pairs.shape, -1)
+        positive, query = vectors[:, 0], self.query_vectors(states)
         binary = self.config.contrastive == "binary"
-        query = self.query_vectors(states)
         return pair_loss(query, positive, vectors[:, 1:], self.scale, weights=weights, binary=binary), positive
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:

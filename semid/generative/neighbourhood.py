@@ -7,13 +7,14 @@ strictly earlier than it are edges: at any later one, the graph would tell a mod
 Legend: N items, U users, E training events, M asked items, F neighbours each, D width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING
@@ -70,6 +71,22 @@ class EventGraph:
             first=first,
         )
 
+    def to(self, device: torch.device) -> "EventGraph":
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays."""
+        arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return {**arrays, "first": np.array([self.first], np.int64)}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "EventGraph":
+        """What :meth:`to_arrays` gave."""
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "first"}
+        return EventGraph(**tensors, first=int(arrays["first"][0]))
+
     @property
     def no_time(self) -> int:
         """What stands for the time of an event that has none: later than any other."""
@@ -81,6 +98,8 @@ class EventGraph:
         times: Tensor | None,
         fanouts: tuple[int, int] = FANOUTS,
         generator: torch.Generator | None = None,
+        *,
+        spread: bool = False,
     ) -> Tensor:
         """Draw neighbours of items as they stood at a moment.
 
@@ -94,6 +113,7 @@ class EventGraph:
                 when events without a time are edges too.
             fanouts: how many events of each item and of each user.
             generator: of the random numbers, on this device.
+            spread: take events at even distances instead, so that the answer depends on the item and moment alone.
 
         Returns:
             (M, F) int64 item rows with F the product of the fanouts; -1 throughout for items without an earlier
@@ -104,10 +124,11 @@ class EventGraph:
             return items.new_full((len(items), num_users * num_events), -1)
         moments = self._moments(items, times)
         start, count = self._earlier_of_items(items.clamp(min=0), moments)
-        entries = self.entries[self._draw(start, count, num_users, generator)]
+        draw = partial(self._draw, generator=generator, spread=spread)
+        entries = self.entries[draw(start, count, num_users)]
         users = torch.searchsorted(self.user_offsets, entries.long(), right=True) - 1
         # Each of these users has an earlier event: the one that led there.
-        found = self.items[self._draw(*self._earlier_of_users(users, moments[:, None]), num_events, generator)]
+        found = self.items[draw(*self._earlier_of_users(users, moments[:, None]), num_events)]
         return torch.where(count[:, None] > 0, found.long().flatten(1), -1)
 
     def _moments(self, items: Tensor, times: Tensor | None) -> Tensor:
@@ -134,10 +155,15 @@ class EventGraph:
 
         return _earlier(self.user_offsets[users], self.user_offsets[users + 1], moments, times, self._user_bits)
 
-    def _draw(self, start: Tensor, count: Tensor, num: int, generator: torch.Generator | None) -> Tensor:
+    def _draw(
+        self, start: Tensor, count: Tensor, num: int, *, generator: torch.Generator | None, spread: bool
+    ) -> Tensor:
         """Of each stretch (...) ``num`` places, any place at all where it is empty. (..., num) int64"""
         shape, device = (*count.shape, num), count.device
-        shares = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+        if spread:
+            shares = ((torch.arange(num, device=device, dtype=torch.float64) + 0.5) / num).expand(shape)
+        else:
+            shares = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
         return (start[..., None] + (shares * count[..., None]).long()).clamp(max=len(self.items) - 1)
 
     @cached_property
@@ -161,9 +187,15 @@ class NeighbourhoodMean(nn.Module):
         self.out = nn.Linear(width, width, bias=False)  # without bias, no neighbours are zeros
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, neighbours: Tensor, present: Tensor) -> Tensor:
-        """Aggregate encodings (M, F, D) of those neighbours that are ``present`` (M, F) bool. (M, D)"""
-        sums = torch.where(present[..., None], neighbours, 0.0).sum(dim=1, dtype=torch.float32)
+    def forward(self, encoded: Tensor, places: Tensor, present: Tensor) -> Tensor:
+        """Aggregate the neighbours of M items. (M, D)
+
+        Args:
+            encoded: (n, D) the different neighbours.
+            places: (M, F) int64, which of them each neighbour is.
+            present: (M, F) bool, whether there is such a neighbour.
+        """
+        sums = F.embedding_bag(places, encoded.float(), mode="sum", per_sample_weights=present.float())
         mean = sums / present.sum(dim=1, keepdim=True).clamp(min=1)
         result: Tensor = self.out(self.norm(mean))
         return result

@@ -106,7 +106,9 @@ class GenerativeRecommender:
 
     @cached_property
     def _search(self) -> CodeSearch:
-        tree = self.model.code_tree(self.catalogue, self._item_vectors)
+        around = "graph" in self.model.config.features
+        vectors = self.model.node_item_vectors(self.catalogue) if around else self._item_vectors
+        tree = self.model.code_tree(self.catalogue, vectors)
         return CodeSearch(self.model.code_decoder, tree)
 
     @torch.inference_mode()

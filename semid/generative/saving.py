@@ -11,6 +11,7 @@ from semid.data.timeline import Timeline
 from semid.generative.catalogue import Catalogue, ListColumn
 from semid.generative.config import ActionConfig, InputConfig, ModelConfig, TrunkConfig
 from semid.generative.moe import MoEConfig
+from semid.generative.neighbourhood import EventGraph
 
 _NESTED = {"trunk": TrunkConfig, "inputs": InputConfig, "action": ActionConfig, "moe": MoEConfig}
 _TENSORS = ("codes", "content", "known", "trained", "item_fields", "user_fields")
@@ -27,8 +28,9 @@ def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], di
         for index, column in enumerate(columns):
             arrays[f"{kind}_list.{index}.offsets"] = column.offsets.cpu().numpy()
             arrays[f"{kind}_list.{index}.values"] = column.values.cpu().numpy().astype(np.int32)
-    if catalogue.timeline is not None:
-        arrays |= {f"timeline.{name}": array for name, array in catalogue.timeline.to_arrays().items()}
+    for kind, events in (("timeline", catalogue.timeline), ("graph", catalogue.graph)):
+        if events is not None:
+            arrays |= {f"{kind}.{name}": array for name, array in events.to_arrays().items()}
     facts = {
         "num_codes": list(catalogue.num_codes),
         "item_sizes": list(catalogue.item_sizes),
@@ -49,7 +51,7 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
         tensor = torch.from_numpy(arrays[name])
         tensors[name] = tensor.long() if name in _SMALL else tensor
 
-    timeline = {name.removeprefix("timeline."): arrays[name] for name in arrays if name.startswith("timeline.")}
+    timeline, graph = _under(arrays, "timeline."), _under(arrays, "graph.")
 
     def columns(kind: str) -> tuple[ListColumn, ...]:
         return tuple(
@@ -72,7 +74,12 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
         has_times=facts["has_times"],
         time_origin=facts["time_origin"],
         timeline=Timeline.from_arrays(timeline) if timeline else None,
+        graph=EventGraph.from_arrays(graph) if graph else None,
     )
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def model_config_from_facts(facts: dict[str, Any]) -> ModelConfig:

@@ -259,7 +259,7 @@ class Trainer:
         model = self.model
         if model.uses_node_vectors(self.catalogue) and not model.trains_all_items(self.catalogue):
             model.eval()
-            self.tree = model.code_tree(self.catalogue, model.all_item_vectors(self.catalogue))
+            self.tree = model.code_tree(self.catalogue, model.node_item_vectors(self.catalogue))
             model.train()
 
     def _batches(self) -> Iterator[TokenBatch]:

@@ -53,7 +53,7 @@ def test_content_of_unknown_items_is_never_read(rich: Dataset) -> None:
 
 def test_features_that_the_data_lacks_are_not_available(build: Any) -> None:
     bare = build.catalogue(build.dataset(build.log([[0, 1], [2]]), 4))
-    assert bare.available() == ("id", "codes", "prefixes", "content", "graph", "user")
+    assert bare.available() == ("id", "codes", "prefixes", "content", "user")
     timed = build.catalogue(build.dataset(build.log([[0, 1], [2]], [[TIME_MISSING, -5], [TIME_MISSING]]), 4))
     assert {"time", "session", "popularity", "fourier"} <= set(timed.available())
     lists = Fields((), (), np.zeros((4, 0), np.int32), {"tags": build.list_field([[1]] * 4, 3)})

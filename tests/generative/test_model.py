@@ -141,7 +141,7 @@ def with_columns(batch: TokenBatch, columns: range) -> TokenBatch:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in FEATURES if name != "graph"])
+@pytest.mark.parametrize("name", FEATURES)
 def test_every_feature_reaches_the_states(build: Any, catalogue: Catalogue, packed: TokenBatch, name: str) -> None:
     """Changing what a feature reads changes the states when it is on, and nothing when it is off."""
     lists = catalogue.item_lists[0]
@@ -150,6 +150,7 @@ def test_every_feature_reaches_the_states(build: Any, catalogue: Catalogue, pack
         "content": replace(catalogue, content=catalogue.content.flip(0)),
         "fields": replace(catalogue, item_lists=(replace(lists, values=lists.values.flip(0)),)),
         "id": replace(catalogue, trained=~catalogue.trained),
+        "graph": replace(catalogue, graph=replace(catalogue.graph, items=catalogue.graph.items.flip(0))),
     }
     other_batch = {
         "action": replace(packed, actions=packed.actions.flip(0)),

@@ -194,26 +194,55 @@ def mean() -> NeighbourhoodMean:
 def test_the_mean_of_those_present_by_hand(mean: NeighbourhoodMean) -> None:
     neighbours = torch.randn(3, 5, 4)
     present = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]).bool()
-    neighbours[~present] = torch.nan  # nothing is read there
+    encoded, places = neighbours.reshape(15, 4), torch.arange(15).view(3, 5)
     for row, expected in enumerate((neighbours[0].mean(0), (neighbours[1, 1] + neighbours[1, 4]) / 2)):
         normed = expected / (expected.square().mean() + 1e-6).sqrt() * mean.norm.weight
-        torch.testing.assert_close(mean(neighbours, present)[row], mean.out.weight @ normed)
-    assert mean(neighbours, present)[2].tolist() == [0] * 4
+        torch.testing.assert_close(mean(encoded, places, present)[row], mean.out.weight @ normed)
+    assert mean(encoded, places, present)[2].tolist() == [0] * 4
+    twice = torch.tensor([[3, 3, 3, 9, 9]])  # one that was drawn three times counts three times
+    weighed = (3 * encoded[3] + 2 * encoded[9]) / 5
+    normed = weighed / (weighed.square().mean() + 1e-6).sqrt() * mean.norm.weight
+    torch.testing.assert_close(mean(encoded, twice, torch.ones(1, 5) > 0)[0], mean.out.weight @ normed)
 
 
 def test_gradients_reach_those_present_alone(mean: NeighbourhoodMean) -> None:
-    neighbours = torch.randn(2, 3, 4, requires_grad=True)
+    encoded = torch.randn(6, 4, requires_grad=True)
     present = torch.tensor([[True, False, True], [False, False, False]])
-    mean(neighbours, present).square().sum().backward()
-    assert neighbours.grad is not None
-    assert neighbours.grad.isfinite().all()
-    assert torch.equal(neighbours.grad.abs().sum(2) > 0, present)
+    mean(encoded, torch.arange(6).view(2, 3), present).square().sum().backward()
+    assert encoded.grad is not None
+    assert torch.equal(encoded.grad.abs().sum(1) > 0, present.flatten())
 
 
 def test_it_starts_as_nothing_and_can_learn() -> None:
     module = NeighbourhoodMean(4)
-    result = module(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
+    result = module(torch.randn(6, 4), torch.arange(6).view(2, 3), torch.ones(2, 3, dtype=torch.bool))
     assert result.tolist() == [[0.0] * 4] * 2
     result.sum().backward()
     assert module.out.weight.grad is not None
     assert module.out.weight.grad.abs().sum() > 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories=HISTORIES, item=st.integers(0, NUM_ITEMS - 1), time=st.one_of(st.none(), st.integers(0, 10)))
+def test_spread_neighbours_are_allowed_and_depend_on_nothing_else(
+    build: Any, histories: list[list[tuple[int, int]]], item: int, time: int | None
+) -> None:
+    dataset = dataset_of(build, histories)
+    graph = EventGraph.of(dataset, CPU)
+    moment = None if time is None else START + time
+    times = None if moment is None else torch.tensor([moment])
+    found = graph.sample(torch.tensor([item]), times, (4, 3), spread=True)
+    assert set(found.flatten().tolist()) - {-1} <= neighbours_by_loop(dataset, item, moment)
+    items = torch.tensor([(item + 1) % NUM_ITEMS, item, item])
+    others = None if moment is None else torch.tensor([START + 3, moment, moment])
+    together = graph.sample(items, others, (4, 3), spread=True)
+    assert torch.equal(together[1], found[0])
+    assert torch.equal(together[2], found[0])
+
+
+def test_spread_neighbours_come_from_all_of_the_past(build: Any) -> None:
+    """One user with ten events, the first of the item asked for: every second of them is met."""
+    items = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    graph = EventGraph.of(dataset_of(build, [list(zip(items, range(10), strict=True))]), CPU)
+    found = graph.sample(torch.tensor([0]), None, (1, 5), spread=True)
+    assert found.tolist() == [[1, 3, 0, 2, 4]]

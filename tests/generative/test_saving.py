@@ -10,6 +10,7 @@ from semid.data.timeline import Timeline
 from semid.generative.catalogue import Catalogue, ListColumn
 from semid.generative.config import ActionConfig, InputConfig, ModelConfig, TrunkConfig
 from semid.generative.moe import MoEConfig
+from semid.generative.neighbourhood import EventGraph
 from semid.generative.presets import PRESETS
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 
@@ -19,7 +20,7 @@ def same(one: object, other: object) -> bool:
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, ListColumn) and isinstance(other, ListColumn):
         return one.size == other.size and same(one.offsets, other.offsets) and same(one.values, other.values)
-    if isinstance(one, Timeline) and isinstance(other, Timeline):
+    if isinstance(one, Timeline | EventGraph) and type(one) is type(other):
         return all(np.array_equal(array, other.to_arrays()[name]) for name, array in one.to_arrays().items())
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
