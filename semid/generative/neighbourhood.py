@@ -74,7 +74,7 @@ class EventGraph:
     def to(self, device: torch.device) -> "EventGraph":
         """The same on another device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All of it as arrays."""
