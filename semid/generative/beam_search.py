@@ -120,6 +120,20 @@ def beam_search(
 
 
 @torch.no_grad()
+def score_items(decoder: CodeScorer, state: Tensor, codes: Tensor) -> Tensor:
+    """log p(codes | state) of C given items each: state (B, D), codes (B, C, L) → (B, C) float32."""
+    batch, count, levels = codes.shape
+    log_probs, cache = decoder.first(state)
+    total = log_probs.gather(1, codes[:, :, 0])
+    parents = torch.zeros(batch, count, dtype=torch.int64, device=state.device)
+    for level in range(1, levels):
+        log_probs, cache = decoder.next(cache, parents, codes[:, :, level - 1])
+        total = total + log_probs.gather(2, codes[:, :, level, None])[..., 0]
+        parents = torch.arange(count, device=state.device).expand(batch, -1)
+    return total
+
+
+@torch.no_grad()
 def exact_beam_search(
     decoder: CodeScorer, state: Tensor, trie: CodeTrie, *, k: int, seen: Tensor | None = None, beam: int = 50
 ) -> BeamResult:

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semid.generative.layers import Attention, Dropout, KeyValues, RMSNorm, View, join_heads, split_heads
+from semid.generative.layers import (
+    Attention,
+    Dropout,
+    KeyValues,
+    Past,
+    RMSNorm,
+    SharedPast,
+    View,
+    join_heads,
+    mix_shared,
+    split_heads,
+)
 
 
 class ReluMLP(nn.Module):
@@ -41,7 +52,7 @@ class Block(nn.Module):
         self.attention_norm, self.feed_forward_norm = before(width), before(width)
         self.attention_sum, self.feed_forward_sum = after(width), after(width)
 
-    def forward(self, x_BTD: Tensor, view: View, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
+    def forward(self, x_BTD: Tensor, view: View, past: Past | None = None) -> tuple[Tensor, Past]:
         """See :meth:`semid.generative.layers.Attention.forward`."""
         mixed, cache = self.attention(self.attention_norm(x_BTD), view, past)
         x_BTD = self.attention_sum(x_BTD + self.dropout(mixed))
@@ -71,21 +82,29 @@ class HSTUBlock(nn.Module):
         self.norm = RMSNorm(width) if norm == "pre" else nn.Identity()
         self.sum_norm = nn.LayerNorm(width) if norm == "post" else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, view: View, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
+    def forward(self, x_BTD: Tensor, view: View, past: Past | None = None) -> tuple[Tensor, Past]:
         """See :meth:`semid.generative.layers.Attention.forward`."""
         gate, *parts = F.silu(self.expand(self.norm(x_BTD))).chunk(4, dim=-1)
         value, query, key = (split_heads(part, self.num_heads) for part in parts)
         query, key = view.rotated(query), view.rotated(key)
         cache = KeyValues(key, value).after(past)
-        mixed = join_heads(pointwise_attend(query, cache.keys, cache.values, view.mask, view.bias))
+        if isinstance(cache, SharedPast):
+            mixed = join_heads(mix_shared(query, cache, view, _silu_of_scores))
+        else:
+            mixed = join_heads(pointwise_attend(query, cache.keys, cache.values, view.mask, view.bias))
         changed = self.output(self.inner_norm(mixed) * gate)
         return self.sum_norm(x_BTD + self.dropout(changed)), cache
+
+
+def _silu_of_scores(scores: Tensor) -> Tensor:
+    return F.silu(scores.clamp(min=-1e4))  # of -inf it would be NaN, and its gradient too
 
 
 def pointwise_attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
     """Σ SiLU(q · k / √C + bias) v over the tokens allowed: (B, H, T, C) and (B, H, S, C) → (B, H, T, C)."""
     scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)).float()
-    weights = F.silu(scores if bias is None else scores + bias)
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
-        weights = torch.where(mask, weights, 0.0)
-    return weights.to(value.dtype) @ value
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return _silu_of_scores(scores).to(value.dtype) @ value

@@ -30,65 +30,39 @@ class CodeTree:
     vectors: tuple[Tensor, ...] | None = None
 
 
-class CodeDecoder(nn.Module):
-    """Logits of the next item's codes, level by level.
+class CodeHeads(nn.Module):
+    """From what is known before each level to the code of that level, among the children that exist.
 
     Args:
         num_codes: K per level.
-        width: D of the trunk state and inside.
-        num_heads, num_kv_heads, hidden: of its blocks.
-        num_layers: blocks.
-        dropout: on residual branches.
-        head_width: of its blocks; the width over the heads if 0.
+        width: D.
     """
 
-    def __init__(
-        self,
-        num_codes: tuple[int, ...],
-        *,
-        width: int,
-        num_heads: int,
-        num_kv_heads: int,
-        hidden: int,
-        num_layers: int,
-        dropout: float,
-        head_width: int = 0,
-    ) -> None:
+    def __init__(self, num_codes: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.num_codes = num_codes
-        self.head_width = head_width or width // num_heads
-        self.state = nn.Linear(width, width, bias=False)
-        self.codes = EmbeddingTables(num_codes[:-1], width, std=width**-0.5)
-
-        def block() -> Block:
-            attention = Attention(width, num_heads, num_kv_heads, head_width=head_width)
-            return Block(attention, SwiGLU(width, hidden), width, dropout)
-
-        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
-        self.norm = RMSNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in num_codes)
         self.node_scale = nn.Parameter(torch.full((len(num_codes),), 10.0))
 
     def forward(
         self,
+        hidden: Tensor,
         state: Tensor,
         codes: Tensor,
         tree: CodeTree,
         dtype: torch.dtype = torch.float32,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Mean of −log p(codes) over positions, given the true codes before each level (teacher forcing).
+        """Mean of −log p(codes) over positions.
 
         Args:
+            hidden: (P, L, D) what is known before each level.
             state: (P, D) trunk states.
             codes: (P, L) int64 codes of items.
             tree: the catalogue.
             dtype: of the matrix product with the first level's nodes, of which there may be very many.
             weights: (P,) of the positions in the mean; all alike without them.
         """
-        tokens = [self.state(state)]
-        tokens += [self.codes.column(level, codes[:, level]) for level in range(len(self.codes))]
-        hidden, _ = self._run(torch.stack(tokens, dim=1), first=0, past=None)
         query = F.normalize(state.float(), dim=-1)
         nodes = tree.trie.step(0, torch.zeros_like(codes[:, 0]), codes[:, 0])
         share = shares(weights, len(state), query)
@@ -144,6 +118,65 @@ class CodeDecoder(nn.Module):
         if tree.vectors is not None:
             values = values + self.node_scale[level] * edge_products(query, tree.vectors[level], offsets, children)
         return torch.full_like(scores, -torch.inf).index_put((owner, codes), values)
+
+
+class CodeDecoder(nn.Module):
+    """Logits of the next item's codes, level by level.
+
+    Args:
+        num_codes: K per level.
+        width: D of the trunk state and inside.
+        num_heads, num_kv_heads, hidden: of its blocks.
+        num_layers: blocks.
+        dropout: on residual branches.
+        head_width: of its blocks; the width over the heads if 0.
+    """
+
+    def __init__(
+        self,
+        num_codes: tuple[int, ...],
+        *,
+        width: int,
+        num_heads: int,
+        num_kv_heads: int,
+        hidden: int,
+        num_layers: int,
+        dropout: float,
+        head_width: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_codes = num_codes
+        self.head_width = head_width or width // num_heads
+        self.state = nn.Linear(width, width, bias=False)
+        self.codes = EmbeddingTables(num_codes[:-1], width, std=width**-0.5)
+
+        def block() -> Block:
+            attention = Attention(width, num_heads, num_kv_heads, head_width=head_width)
+            return Block(attention, SwiGLU(width, hidden), width, dropout)
+
+        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
+        self.norm = RMSNorm(width)
+        self.heads = CodeHeads(num_codes, width)
+
+    def forward(
+        self,
+        state: Tensor,
+        codes: Tensor,
+        tree: CodeTree,
+        dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Mean of −log p(codes) over positions, given the true codes before each level (teacher forcing).
+
+        Args:
+            state: (P, D) trunk states.
+            codes, tree, dtype, weights: as in :class:`CodeHeads`.
+        """
+        tokens = [self.state(state)]
+        tokens += [self.codes.column(level, codes[:, level]) for level in range(len(self.codes))]
+        hidden, _ = self._run(torch.stack(tokens, dim=1), first=0, past=None)
+        loss: Tensor = self.heads(hidden, state, codes, tree, dtype, weights)
+        return loss
 
     def first(self, state: Tensor) -> tuple[Tensor, list[KeyValues]]:
         """What the decoder knows (B, D) before the first code, and the keys and values to continue from."""
@@ -207,7 +240,7 @@ class CodeSearch:
         hidden, past = self.decoder.first(state)
         query = F.normalize(state.float(), dim=-1)
         nodes = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
-        logits = self.decoder.logits(0, hidden, query, nodes[:, 0], self.tree)
+        logits = self.decoder.heads.logits(0, hidden, query, nodes[:, 0], self.tree)
         return F.log_softmax(logits, dim=-1), SearchState(past, query, nodes)
 
     def next(self, cache: SearchState, parents: Tensor, codes: Tensor) -> tuple[Tensor, SearchState]:
@@ -221,18 +254,6 @@ class CodeSearch:
         nodes = self.tree.trie.step(depth - 1, above, codes.flatten())
         hidden, past = self.decoder.next(cache.past, rows, codes.flatten())
         query = cache.query.repeat_interleave(beams, dim=0)
-        logits = self.decoder.logits(depth, hidden, query, nodes, self.tree)
+        logits = self.decoder.heads.logits(depth, hidden, query, nodes, self.tree)
         log_probs = F.log_softmax(logits, dim=-1).view(batch, beams, -1)
         return log_probs, SearchState(past, cache.query, nodes.view(batch, beams))
-
-    def score(self, state: Tensor, codes: Tensor) -> Tensor:
-        """log p(codes | state) of C given items each: state (B, D), codes (B, C, L) → (B, C) float32."""
-        batch, count, levels = codes.shape
-        log_probs, cache = self.first(state)
-        total = log_probs.gather(1, codes[:, :, 0])
-        parents = torch.zeros(batch, count, dtype=torch.int64, device=state.device)
-        for level in range(1, levels):
-            log_probs, cache = self.next(cache, parents, codes[:, :, level - 1])
-            total = total + log_probs.gather(2, codes[:, :, level, None])[..., 0]
-            parents = torch.arange(count, device=state.device).expand(batch, -1)
-        return total

@@ -156,6 +156,8 @@ class ModelConfig:
         context: most recent events that a position sees.
         dropout: on token inputs and residual branches.
         id_dropout: share of items whose id part is left out of a training step.
+        layout: ``item``: one token an event, and a code decoder on its states; ``code``: every event is its codes and
+            then itself, and the trunk predicts the codes.
         features: inputs that are switched on; those that the data lacks are left out.
         trunk, inputs, action: further settings of each.
         moe: experts in place of the trunk's feed-forward parts; None for dense.
@@ -181,6 +183,7 @@ class ModelConfig:
     context: int = 100
     dropout: float = 0.3
     id_dropout: float = 0.1
+    layout: str = "item"
     features: tuple[str, ...] = DEFAULT_FEATURES
     trunk: TrunkConfig = TrunkConfig()
     inputs: InputConfig = InputConfig()
@@ -209,6 +212,7 @@ class ModelConfig:
                 f"width={self.width} must be an even multiple of heads={self.heads}, "
                 f"and heads a multiple of kv_heads={self.kv_heads}."
             )
+        _check_choice("layout", self.layout, ("item", "code"))
         _check_choice("contrastive", self.contrastive, ("bank", "pairs", "binary"))
         _check_choice("similarity", self.similarity, ("cosine", "dot"))
         self._check_losses()

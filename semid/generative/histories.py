@@ -88,10 +88,13 @@ class Segments:
         return len(self.users)
 
 
-def training_segments(dataset: Dataset, context: int, *, profile: bool) -> Segments:
+def training_segments(dataset: Dataset, context: int, *, profile: bool, targets: bool = False) -> Segments:
     """Every user's training events cut into stretches of at most ``context`` events.
 
     Each event but a user's first is a target exactly once; with a profile token the first one is too.
+
+    Args:
+        targets: whether the last target of each stretch is a token too, as layout ``code`` has it.
     """
     log = dataset.events
     begin, end = np.asarray(log.offsets[:-1]), np.asarray(dataset.train_end)
@@ -104,7 +107,7 @@ def training_segments(dataset: Dataset, context: int, *, profile: bool) -> Segme
     piece = ranges(0, pieces)
     start = begin[owner] + piece * context
     stop = np.minimum(start + context, begin[owner] + inputs[owner])
-    return Segments(log, owner, start, stop, piece == 0, np.ones(len(owner), bool))
+    return Segments(log, owner, start, stop + targets, piece == 0, np.full(len(owner), not targets))
 
 
 def query_segments(queries: Queries, context: int) -> Segments:
@@ -198,7 +201,7 @@ class BatchBuilder:
 
         return TokenBatch(
             items=lay(log.items[event], 0),
-            actions=lay(log.actions[event].astype(np.int64) + 1, 0),
+            actions=lay(np.where(profile, 0, log.actions[event].astype(np.int64) + 1), 0),
             times=lay(np.where(profile, TIME_MISSING, log.times[event]), TIME_MISSING),
             clock=lay(clock, 0),
             users=lay(np.repeat(self.segments.users[members], length), 0),

@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, D width, H query heads, G key/value heads, C width of one head.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,35 @@ class KeyValues:
         """Take rows (B',) of the batch, as when beams continue from their parents."""
         return KeyValues(self.keys[rows], self.values[rows])
 
-    def after(self, past: "KeyValues | None") -> "KeyValues":
+    def after(self, past: "Past | None") -> "Past":
         """These behind earlier ones."""
         if past is None:
             return self
+        if isinstance(past, SharedPast):
+            own = self.after(past.own)
+            assert isinstance(own, KeyValues)
+            return SharedPast(past.shared, own)
         return KeyValues(torch.cat([past.keys, self.keys], dim=2), torch.cat([past.values, self.values], dim=2))
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPast:
+    """Keys and values of B histories that W beams each look at, and of what each beam has added itself.
+
+    Attributes:
+        shared: (B, G, S, C) each, never copied for a beam.
+        own: (B · W, G, T, C) each; None before the first token.
+    """
+
+    shared: KeyValues
+    own: KeyValues | None = None
+
+    def select(self, rows: Tensor) -> "SharedPast":
+        """Take beams (M,), whose users stay as they are."""
+        return SharedPast(self.shared, None if self.own is None else self.own.select(rows))
+
+
+Past = KeyValues | SharedPast
 
 
 class EmbeddingTables(nn.Module):
@@ -145,6 +169,41 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias:
     return (shares.view(batch, key.shape[1], groups * tokens, -1) @ value).view(query.shape)
 
 
+def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    """Attention of one new token of each beam to the history that beams share and to what the beam has of its own.
+
+    Args:
+        query: (B · W, H, 1, C).
+        past: S history tokens and T of each beam, the new one included.
+        view: mask and bias of (B, 1 or H, 1, S + T), the same for all beams of a user.
+        weigh: scores (..., S + T) to weights, -inf where attention is not allowed.
+
+    Returns:
+        (B · W, H, 1, C).
+    """
+    assert past.own is not None
+    users, groups, tokens, width = past.shared.keys.shape
+    beams, heads = query.shape[0] // users, query.shape[1]
+    scaled = (query[:, :, 0] * width**-0.5).view(users, beams, groups, heads // groups, width)
+    by_group = scaled.permute(0, 2, 1, 3, 4).reshape(users, groups, -1, width)  # (B, G, W · H/G, C)
+    to_history = (by_group @ past.shared.keys.transpose(2, 3)).view(users, groups, beams, -1, tokens)
+    own_query = scaled.reshape(users * beams, groups, -1, width)
+    to_own = (own_query @ past.own.keys.transpose(2, 3)).view(users, beams, groups, heads // groups, -1)
+    scores = torch.cat([to_history, to_own.transpose(1, 2)], dim=-1).float()  # (B, G, W, H/G, S + T)
+    scores = scores.transpose(2, 3).reshape(users, heads, beams, -1)
+    if view.bias is not None:
+        scores = scores + view.bias
+    if view.mask is not None:
+        scores = scores.masked_fill(~view.mask, -torch.inf)
+    weights = weigh(scores).to(query.dtype).view(users, groups, -1, beams, scores.shape[-1]).transpose(2, 3)
+    shared, own = weights[..., :tokens], weights[..., tokens:]
+    mixed = (shared.reshape(users, groups, -1, tokens) @ past.shared.values).view(users, groups, beams, -1, width)
+    own = own.transpose(1, 2).reshape(users * beams, groups, heads // groups, -1)
+    of_own = (own @ past.own.values).view(users, beams, groups, -1, width)
+    result: Tensor = (mixed.transpose(1, 2) + of_own).reshape(users * beams, heads, 1, width)
+    return result
+
+
 class Dropout(nn.Module):
     """Dropout whose random numbers are bytes: on CPUs several times faster, at rates that are multiples of 1/256.
 
@@ -187,7 +246,7 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(self.head_width) if qk_norm else None
         self.key_norm = RMSNorm(self.head_width) if qk_norm else None
 
-    def forward(self, x_BTD: Tensor, view: View, past: KeyValues | None = None) -> tuple[Tensor, KeyValues]:
+    def forward(self, x_BTD: Tensor, view: View, past: Past | None = None) -> tuple[Tensor, Past]:
         """Attend from T new tokens to themselves and the past.
 
         Args:
@@ -204,7 +263,10 @@ class Attention(nn.Module):
         query, key = view.rotated(query), view.rotated(key)
         value = split_heads(self.value(x_BTD), self.num_kv_heads)
         cache = KeyValues(key, value).after(past)
-        mixed = attend(query, cache.keys, cache.values, view.mask, view.bias)
+        if isinstance(cache, SharedPast):
+            mixed = mix_shared(query, cache, view, lambda scores: torch.softmax(scores, dim=-1))
+        else:
+            mixed = attend(query, cache.keys, cache.values, view.mask, view.bias)
         return self.output(join_heads(mixed)), cache
 
 

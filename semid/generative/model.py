@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.generative.catalogue import Catalogue
-from semid.generative.code_decoder import CodeDecoder, CodeTree
+from semid.generative.code_decoder import CodeDecoder, CodeHeads, CodeTree
 from semid.generative.conditions import NextActionCondition, NextActionInput
 from semid.generative.config import MAX_SCALE, ModelConfig
 from semid.generative.context import ContextEncoder
 from semid.generative.histories import TokenBatch
 from semid.generative.items import ItemEncoder
 from semid.generative.joining import Join
-from semid.generative.layers import Dropout, RMSNorm, SwiGLU
+from semid.generative.layers import Dropout, EmbeddingTables, Past, RMSNorm, SwiGLU
 from semid.generative.losses import action_loss, pair_loss, softmax_loss
 from semid.generative.moe import MoE
 from semid.generative.negatives import NegativeSampler
 from semid.generative.neighbourhood import NeighbourhoodMean
-from semid.generative.trunk import Places, Trunk
+from semid.generative.trunk import Places, Trunk, code_places
 from semid.generative.users import UserEncoder, UserFiLM
 
 _ENCODE_ROWS = 1 << 16
@@ -47,20 +47,15 @@ class Model(nn.Module):
         told = set(config.action.in_trunk) - {"bias"}
         self.told = NextActionInput(actions, width, config.action) if told else None
         self.dropout = Dropout(config.dropout)
-        self.trunk = Trunk(config, actions)
+        levels = len(catalogue.num_codes)
+        by_codes = config.layout == "code"
+        self.trunk = Trunk(config, actions, 1 + levels if by_codes else 1)
+        self.code_tokens = EmbeddingTables(catalogue.num_codes, width) if by_codes else None
+        self.code_heads = CodeHeads(catalogue.num_codes, width) if by_codes else None
         self.condition = NextActionCondition(actions, width) if "late" in config.action.condition else None
         self.action_head = nn.Linear(2 * width, actions) if actions > 1 else None
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log(), requires_grad=config.similarity == "cosine")
-        self.code_decoder = CodeDecoder(
-            catalogue.num_codes,
-            width=width,
-            num_heads=config.heads,
-            num_kv_heads=config.kv_heads,
-            head_width=config.head_width,
-            hidden=config.inner,
-            num_layers=config.decoder_layers,
-            dropout=config.dropout,
-        )
+        self.code_decoder = None if by_codes else _code_decoder(config, catalogue.num_codes)
         self.weigh_actions(config.action.weights)
 
     def weigh_actions(self, weights: Sequence[float]) -> None:
@@ -93,18 +88,40 @@ class Model(nn.Module):
                 default.
         """
         told = batch.target_actions if told is None else told
-        tokens = self.join([self._item_tokens(batch, catalogue, all_items), *self.context(batch)])
+        return self.token_states(batch, catalogue, all_items, told)[0][:, :, -1]
+
+    def token_states(
+        self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None, told: Tensor
+    ) -> tuple[Tensor, list[Past]]:
+        """States after every token of each event, (R, S, 1, D) or (R, S, L + 1, D), and the keys and values."""
+        tokens = self._event_tokens(batch, catalogue, all_items)[:, :, None]
+        places = Places(batch.segments, batch.positions, batch.times, batch.actions, told)
+        if self.code_tokens is not None:
+            places = code_places(batch, told, len(self.code_tokens))
+            columns = catalogue.codes[batch.items].unbind(-1)
+            codes = [self.code_tokens.column(level, column) for level, column in enumerate(columns)]
+            tokens = torch.cat([torch.stack(codes, dim=2), tokens], dim=2)
+        x = self.prepared(tokens.flatten(1, 2), places.next_actions)
+        states, past = self.trunk.extend(x, places, places)
+        return states.view(*tokens.shape), past
+
+    def prepared(self, tokens: Tensor, told: Tensor) -> Tensor:
+        """Tokens (R, T, D) as the trunk takes them, told the next action (R, T)."""
+        x = self.token_norm(tokens)
+        if self.told is not None:
+            x = self.told(x, told)
+        result: Tensor = self.dropout(x)
+        return result
+
+    def _event_tokens(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None) -> Tensor:
+        """(R, S, D) of events and profiles."""
+        tokens: Tensor = self.join([self._item_tokens(batch, catalogue, all_items), *self.context(batch)])
         if self.user is not None:
             encoded = self.user(catalogue, batch.users[batch.profile])
             if self.user_film is not None:
                 tokens = self.user_film(tokens, encoded, batch)
             tokens = tokens.masked_scatter(batch.profile[..., None], encoded.to(tokens.dtype))
-        x = self.token_norm(tokens)
-        if self.told is not None:
-            x = self.told(x, told)
-        places = Places(batch.segments, batch.positions, batch.times, batch.actions, told)
-        result: Tensor = self.trunk(self.dropout(x), places)
-        return result
+        return tokens
 
     def _item_tokens(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None) -> Tensor:
         if all_items is not None:
@@ -208,9 +225,10 @@ class Model(nn.Module):
             columns = (batch.targets, batch.target_actions, batch.target_times, batch.segments)
             targets, actions, times, histories = (values.flatten()[wanted] for values in columns)
             told = self._told(batch.target_actions)
-            raw = self.states(batch, catalogue, everything, told).flatten(0, 1)[wanted]
+            tokens = self.token_states(batch, catalogue, everything, told)[0].flatten(0, 1)
             told = told.flatten()[wanted]
-            states = self.conditioned(raw, told)
+            untold = tokens[wanted, -1]
+            states = self.conditioned(untold, told)
             weights = self._weights(actions)
             losses: dict[str, Tensor] = {}
             vectors = None if everything is None else self.item_vectors(everything)
@@ -232,12 +250,19 @@ class Model(nn.Module):
                 pairs = torch.cat([targets[:, None], negatives], dim=1)
                 losses["contrastive"], positive = self._pair_loss(states, pairs, times, weights, catalogue)
             if self.config.code_weight > 0:
-                tree = tree or self.code_tree(catalogue, vectors)
-                losses["codes"] = self.code_decoder(states, catalogue.codes[targets], tree, dtype, weights)
+                tree, codes = tree or self.code_tree(catalogue, vectors), catalogue.codes[targets]
+                if self.code_decoder is not None:
+                    losses["codes"] = self.code_decoder(states, codes, tree, dtype, weights)
+            if self.code_heads is not None:  # the codes of the target are tokens: it is the event that follows
+                after = tokens[wanted + 1, :-1]
+                untold = after[:, -1]
+                if self.config.code_weight > 0:
+                    known = [states, *(self.conditioned(level, told) for level in after[:, :-1].unbind(1))]
+                    losses["codes"] = self.code_heads(torch.stack(known, 1), states, codes, tree, dtype, weights)
             if self.action_head is not None and self.config.action_weight > 0:
                 if self.config.action.in_trunk:  # where the state knows the answer there is nothing to learn
                     actions = actions * (told == 0)
-                losses["action"] = action_loss(self.action_logits(raw, positive), actions)
+                losses["action"] = action_loss(self.action_logits(untold, positive), actions)
         return losses
 
     def _told(self, actions: Tensor) -> Tensor:
@@ -304,3 +329,16 @@ class Model(nn.Module):
             "action": config.action_weight,
         }
         return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _code_decoder(config: ModelConfig, num_codes: tuple[int, ...]) -> CodeDecoder:
+    return CodeDecoder(
+        num_codes,
+        width=config.width,
+        num_heads=config.heads,
+        num_kv_heads=config.kv_heads,
+        head_width=config.head_width,
+        hidden=config.inner,
+        num_layers=config.decoder_layers,
+        dropout=config.dropout,
+    )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from semid.data.dataset import ranges
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.transitions import Transitions
 from semid.errors import InputError
-from semid.generative.beam_search import beam_search
+from semid.generative.beam_search import CodeScorer, beam_search, score_items
 from semid.generative.catalogue import Catalogue
-from semid.generative.code_decoder import CodeSearch
-from semid.generative.histories import BatchBuilder, TokenBatch, query_segments
+from semid.generative.code_decoder import CodeSearch, CodeTree
+from semid.generative.histories import BatchBuilder, Segments, TokenBatch, query_segments
 from semid.generative.model import Model
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 from semid.generative.trie import CodeTrie
+from semid.generative.trunk_search import TrunkSearch
 from semid.ranking import Ranking
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,13 @@ class QueryStates:
 
     Attributes:
         states: (Q, D), told the wanted action.
+        queries: that they are of.
         untold: (Q, D), told nothing of it, for the action head; None where that is not trained.
         action: wanted, 0 for any, otherwise action + 1.
     """
 
     states: Tensor
+    queries: Queries
     untold: Tensor | None = None
     action: int = 0
 
@@ -85,7 +88,7 @@ class GenerativeRecommender:
 
     def weights_changed(self) -> None:
         """Forget the item vectors; call after the model has been trained on."""
-        for name in ("item_vectors", "_item_vectors", "_search"):
+        for name in ("item_vectors", "_item_vectors", "_tree"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -105,11 +108,28 @@ class GenerativeRecommender:
         return self.model.all_item_vectors(self.catalogue)
 
     @cached_property
-    def _search(self) -> CodeSearch:
+    def _tree(self) -> CodeTree:
         around = "graph" in self.model.config.features
         vectors = self.model.node_item_vectors(self.catalogue) if around else self._item_vectors
-        tree = self.model.code_tree(self.catalogue, vectors)
-        return CodeSearch(self.model.code_decoder, tree)
+        return self.model.code_tree(self.catalogue, vectors)
+
+    def _search(self, states: QueryStates, rows: np.ndarray) -> CodeScorer:
+        """What beam search asks of some of the queries; in layout ``code`` their histories are read again."""
+        if self.model.code_decoder is not None:
+            return CodeSearch(self.model.code_decoder, self._tree)
+        return self._trunk_search(states, rows, states.action)
+
+    def _trunk_search(self, states: QueryStates, rows: np.ndarray, action: int) -> TrunkSearch:
+        segments = query_segments(states.queries.select(rows), self.model.config.context)
+        builder = self._builder(segments)
+        batch = builder.build([[row] for row in range(len(rows))], int(builder.lengths.max()))
+        batch = batch.to(self.catalogue.codes.device)
+        told = _told(batch, action)
+        _, past = self.model.token_states(batch, self.catalogue, None, told)
+        return TrunkSearch.of(self.model, self._tree, batch, past, told)
+
+    def _builder(self, segments: Segments) -> BatchBuilder:
+        return BatchBuilder(segments, profile=self.model.config.profile_token, timeline=self.catalogue.timeline)
 
     @torch.inference_mode()
     def encode(self, queries: Queries, action: str = ANY_ACTION) -> QueryStates:
@@ -124,8 +144,7 @@ class GenerativeRecommender:
         """
         wanted = self._action_code(action)
         config = self.model.config
-        segments = query_segments(queries, config.context)
-        builder = BatchBuilder(segments, profile=config.profile_token, timeline=self.catalogue.timeline)
+        builder = self._builder(query_segments(queries, config.context))
         empty = np.flatnonzero(queries.end <= queries.start)
         if len(empty):
             raise InputError(
@@ -137,27 +156,26 @@ class GenerativeRecommender:
         for first in range(0, len(order), _BATCH_QUERIES):
             rows = order[first : first + _BATCH_QUERIES]
             batch = builder.build([[int(row)] for row in rows], int(builder.lengths[rows].max())).to(device)
-            lasts = torch.arange(len(rows), device=device), batch.last_tokens()
             rows_there = torch.from_numpy(rows).to(device)
-            actions = torch.full((len(rows),), wanted, device=device)
-            told[rows_there], untold[rows_there] = self._last_states(batch, lasts, actions)
-        return QueryStates(told, untold if self.judges_actions else None, wanted)
+            told[rows_there], untold[rows_there] = self._last_states(batch, wanted)
+        return QueryStates(told, queries, untold if self.judges_actions else None, wanted)
 
     @property
     def judges_actions(self) -> bool:
         """Whether the action head was trained."""
         return self.model.action_head is not None and self.model.config.action_weight > 0
 
-    def _last_states(self, batch: TokenBatch, lasts: tuple[Tensor, Tensor], actions: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, D) of the last tokens, told the wanted actions (B,), and told nothing."""
+    def _last_states(self, batch: TokenBatch, action: int) -> tuple[Tensor, Tensor]:
+        """States (B, D) of the last tokens, told the wanted action, and told nothing."""
+        lasts = torch.arange(len(batch.items), device=batch.items.device), batch.last_tokens()
 
-        def last(wanted: Tensor) -> Tensor:
-            told = batch.target_actions.index_put(lasts, wanted)
-            return self.model.states(batch, self.catalogue, told=told)[lasts]
+        def last(wanted: int) -> Tensor:
+            return self.model.states(batch, self.catalogue, told=_told(batch, wanted))[lasts]
 
-        state = last(actions)
+        state = last(action)
         again = self.judges_actions and self.model.config.action.in_trunk
-        return self.model.conditioned(state, actions), last(torch.zeros_like(actions)) if again else state
+        wanted = torch.full_like(lasts[0], action)
+        return self.model.conditioned(state, wanted), last(0) if again else state
 
     @torch.inference_mode()
     def generate(self, states: QueryStates, *, beam: int, k: int, seen: np.ndarray | None = None) -> Ranking:
@@ -176,7 +194,8 @@ class GenerativeRecommender:
         parts = []
         for part in states.batches(beam):
             block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
-            found = beam_search(self._search, states.states[part], self.trie, beam=beam, k=k, seen=block)
+            search = self._search(states, np.arange(len(states))[part])
+            found = beam_search(search, states.states[part], self.trie, beam=beam, k=k, seen=block)
             parts.append(found.ranking())
         return Ranking.concatenate(parts)
 
@@ -188,8 +207,9 @@ class GenerativeRecommender:
     def code_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
         """log p(codes of item) for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
-        def score(state: Tensor, rows: Tensor) -> Tensor:
-            return self._search.score(state, self.catalogue.codes[rows])
+        def score(queries: np.ndarray, rows: Tensor) -> Tensor:
+            search = self._search(states, queries)
+            return score_items(search, states.states[queries], self.catalogue.codes[rows])
 
         return self._score(states, items, score)
 
@@ -197,9 +217,9 @@ class GenerativeRecommender:
     def dense_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
         """Cosine over temperature for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
-        def score(state: Tensor, rows: Tensor) -> Tensor:
+        def score(queries: np.ndarray, rows: Tensor) -> Tensor:
             vectors = self._item_vectors[rows]
-            query = self.model.query_vectors(state)[:, :, None]
+            query = self.model.query_vectors(states.states[queries])[:, :, None]
             return (vectors @ query)[:, :, 0] * self.model.scale
 
         return self._score(states, items, score)
@@ -214,14 +234,19 @@ class GenerativeRecommender:
         if untold is None or not action:
             return np.where(items < 0, -np.inf, np.float32(0)).astype(np.float32)
 
-        def score(state: Tensor, rows: Tensor) -> Tensor:
-            vectors = self._item_vectors[rows]
-            logits = self.model.action_logits(state[:, None].expand(-1, rows.shape[1], -1), vectors)
+        def score(queries: np.ndarray, rows: Tensor) -> Tensor:
+            if self.model.code_heads is None:
+                state = untold[queries, None].expand(-1, rows.shape[1], -1)
+            else:
+                state = self._trunk_search(states, queries, 0).after(self.catalogue.codes[rows])
+            logits = self.model.action_logits(state, self._item_vectors[rows])
             return logits.float().log_softmax(-1)[..., action - 1]
 
-        return self._score(replace(states, states=untold), items, score)
+        return self._score(states, items, score)
 
-    def _score(self, states: QueryStates, items: np.ndarray, score: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
+    def _score(
+        self, states: QueryStates, items: np.ndarray, score: Callable[[np.ndarray, Tensor], Tensor]
+    ) -> np.ndarray:
         result = np.full(items.shape, -np.inf, np.float32)
         there = items >= 0
         if not items.size:
@@ -232,8 +257,7 @@ class GenerativeRecommender:
             width = int(widths[order[0]])
             rows, order = np.split(order, [max(1, _BATCH_ROWS // width)])
             chosen = torch.from_numpy(np.maximum(items[rows, :width], 0)).to(states.states.device)
-            own = states.states[torch.from_numpy(rows).to(states.states.device)]
-            result[rows, :width] = score(own, chosen).float().cpu().numpy()
+            result[rows, :width] = score(rows, chosen).float().cpu().numpy()
         result[~there] = -np.inf
         return result
 
@@ -297,6 +321,12 @@ class GenerativeRecommender:
         recommender.usual_action = artifact.details["usual_action"]
         recommender.artifact = artifact
         return recommender
+
+
+def _told(batch: TokenBatch, action: int) -> Tensor:
+    """What positions are told of the next action: what it was, and after the last event what is wanted. (R, S)"""
+    lasts = torch.arange(len(batch.items), device=batch.items.device), batch.last_tokens()
+    return batch.target_actions.index_put(lasts, torch.full_like(lasts[0], action))
 
 
 def queries_from_histories(histories: Sequence[Sequence[int]], num_items: int) -> Queries:

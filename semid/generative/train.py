@@ -159,7 +159,8 @@ class Trainer:
         self.settle_steps = 1 if self.device.type == "cpu" else SETTLE_STEPS
         self.best_weights = _copy(model.state_dict())
         profile = model.config.profile_token
-        segments = training_segments(dataset, model.config.context, profile=profile)
+        by_codes = model.config.layout == "code"
+        segments = training_segments(dataset, model.config.context, profile=profile, targets=by_codes)
         if not len(segments):
             raise InputError(f"{dataset.location} has no user with two training events: nothing to learn from.")
         self.builder = BatchBuilder(segments, profile=profile, timeline=catalogue.timeline)

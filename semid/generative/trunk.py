@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from semid.data.events import TIME_MISSING
 from semid.generative.blocks import Block, HSTUBlock, ReluMLP
 from semid.generative.config import ModelConfig
-from semid.generative.layers import Attention, RMSNorm, SwiGLU, View, rotary_table
+from semid.generative.histories import TokenBatch
+from semid.generative.layers import Attention, Past, RMSNorm, SwiGLU, View, rotary_table
 from semid.generative.moe import MoE
 
 _TIME_BUCKETS = 32
@@ -38,14 +39,42 @@ class Places:
     next_actions: Tensor
 
 
+def code_places(batch: TokenBatch, told: Tensor, levels: int) -> Places:
+    """Where the tokens of layout ``code`` stand: of each event its L codes, then the event. (R, S · (L + 1)) each
+
+    The state after an event predicts the first code of the next one, the state after a code the next code, and the
+    state after the last code, which knows the whole item, the action. Codes are read before their event happens, so
+    they stand at the time of the event before it, and are told what that is told.
+    """
+    slots = levels + 1
+    first = batch.positions == 0
+    before = torch.where(first, TIME_MISSING, batch.times.roll(1, dims=1))
+    told_before = torch.where(first, 0, told.roll(1, dims=1))
+    no_code = torch.where(batch.profile, -1, batch.segments)
+
+    def laid(of_codes: Tensor, of_event: Tensor) -> Tensor:
+        return torch.cat([of_codes[..., None].expand(-1, -1, levels), of_event[..., None]], dim=-1).flatten(1)
+
+    slot = torch.arange(slots, device=told.device)
+    return Places(
+        segments=laid(no_code, batch.segments),
+        positions=(batch.positions[..., None] * slots + slot).flatten(1),
+        times=laid(before, batch.times),
+        actions=laid(torch.zeros_like(batch.actions), batch.actions),
+        next_actions=laid(told_before, told),
+    )
+
+
 class Trunk(nn.Module):
     """From tokens to states."""
 
-    def __init__(self, config: ModelConfig, num_actions: int) -> None:
+    def __init__(self, config: ModelConfig, num_actions: int, tokens_per_event: int = 1) -> None:
         super().__init__()
         trunk, heads = config.trunk, config.heads
-        self.window, self.positions, self.head_width = trunk.window, trunk.positions, config.head_width
-        self.places = nn.Embedding(config.context + 1, config.width) if trunk.positions == "learned" else None
+        self.window = trunk.window * tokens_per_event
+        self.positions, self.head_width = trunk.positions, config.head_width
+        tokens = (config.context + 2) * tokens_per_event  # with a profile, and an event that is only generated
+        self.places = nn.Embedding(tokens, config.width) if trunk.positions == "learned" else None
         if self.places is not None:
             nn.init.normal_(self.places.weight, std=0.02)
         self.time_bias = nn.Embedding(_TIME_BUCKETS + 1, heads) if trunk.time_bias else None
@@ -59,21 +88,40 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, places: Places) -> Tensor:
         """States (R, T, D) after each of the tokens (R, T, D)."""
-        if self.places is not None:
-            x = x + self.places(places.positions.clamp(max=self.places.num_embeddings - 1))
-        view = self.view(places, places)
-        for block in self.blocks:
-            x, _ = block(x, view)
-        final: Tensor = self.norm(x)
-        return final
+        return self.extend(x, places, places)[0]
 
-    def view(self, new: Places, seen: Places) -> View:
-        """What new tokens see of the tokens ``seen``, which end with them."""
+    def extend(
+        self, x: Tensor, new: Places, seen: Places, past: list[Past] | None = None, beams: int = 1
+    ) -> tuple[Tensor, list[Past]]:
+        """States after new tokens that go on from earlier ones, and the keys and values of each block.
+
+        Args:
+            x: (R · beams, T, D) tokens; the beams of a row stand at the same places.
+            new: (R, T) where they stand.
+            seen: (R, S) the same of all tokens, the new ones at the end.
+            past: of each block; None if there are no earlier tokens.
+            beams: W rows of ``x`` for each row of places.
+        """
+        if self.places is not None:
+            at = self.places(new.positions.clamp(max=self.places.num_embeddings - 1))
+            x = x + at.repeat_interleave(beams, dim=0)
+        view = self.view(new, seen, beams)
+        cache = []
+        for layer, block in enumerate(self.blocks):
+            x, keys_values = block(x, view, past[layer] if past else None)
+            cache.append(keys_values)
+        return self.norm(x), cache
+
+    def view(self, new: Places, seen: Places, beams: int = 1) -> View:
+        """What new tokens see of the tokens ``seen``, which end with them; all beams have one mask and bias."""
         back = new.positions[:, :, None] - seen.positions[:, None, :]
         mask = (new.segments[:, :, None] == seen.segments[:, None, :]) & (back >= 0)
         if self.window:
             mask &= back < self.window
-        return View(self._table(new), mask[:, None], self._bias(new, seen))
+        table = self._table(new)
+        if table is not None and beams > 1:
+            table = table[0].repeat_interleave(beams, dim=0), table[1].repeat_interleave(beams, dim=0)
+        return View(table, mask[:, None], self._bias(new, seen))
 
     def _table(self, places: Places) -> tuple[Tensor, Tensor] | None:
         if self.positions == "order":

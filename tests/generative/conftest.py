@@ -29,7 +29,7 @@ def code_logits(decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: CodeTr
     hidden, _ = decoder._run(torch.stack(tokens, dim=1), first=0, past=None)
     query, nodes, logits = F.normalize(state, dim=-1), torch.zeros_like(codes[:, 0]), []
     for level in range(codes.shape[1]):
-        logits.append(decoder.logits(level, hidden[:, level], query, nodes, tree))
+        logits.append(decoder.heads.logits(level, hidden[:, level], query, nodes, tree))
         nodes = tree.trie.step(level, nodes, codes[:, level])
     return logits
 

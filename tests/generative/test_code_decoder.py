@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.codes import SemanticIds
-from semid.generative.beam_search import beam_search
+from semid.generative.beam_search import beam_search, score_items
 from semid.generative.code_decoder import CodeDecoder, CodeSearch, CodeTree
 from semid.generative.trie import CodeTrie
 
@@ -60,7 +60,7 @@ def log_probabilities(build: Any, decoder: CodeDecoder, state: Tensor, codes: Te
 @pytest.mark.parametrize("sizes", [(6,), (3, 4), SIZES])
 def test_probabilities_of_all_codes_sum_to_one(sizes: tuple[int, ...]) -> None:
     decoder, state, codes = random_decoder(sizes), torch.randn(3, WIDTH), all_codes(sizes)
-    scores = CodeSearch(decoder, full_tree(sizes)).score(state, codes.expand(3, -1, -1))
+    scores = score_items(CodeSearch(decoder, full_tree(sizes)), state, codes.expand(3, -1, -1))
     assert scores.shape == (3, len(codes))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     assert scores.std(dim=1).min() > 0.1
@@ -72,11 +72,11 @@ def test_probabilities_of_the_items_sum_to_one(vectors: bool) -> None:
     """Nothing is left for codes that no item has."""
     decoder, state, ids = random_decoder(), torch.randn(3, WIDTH), some_items()
     codes = torch.from_numpy(ids.codes).long()
-    scores = CodeSearch(decoder, tree_of(ids, vectors=vectors)).score(state, codes.expand(3, -1, -1))
+    scores = score_items(CodeSearch(decoder, tree_of(ids, vectors=vectors)), state, codes.expand(3, -1, -1))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     missing = torch.from_numpy(np.array([c for c in all_codes(SIZES).numpy() if ids.items_of(c[None])[0] < 0]))
     assert len(missing) == 80
-    nowhere = CodeSearch(decoder, tree_of(ids, vectors=vectors)).score(state, missing.expand(3, -1, -1))
+    nowhere = score_items(CodeSearch(decoder, tree_of(ids, vectors=vectors)), state, missing.expand(3, -1, -1))
     assert (nowhere == -torch.inf).all()
 
 
@@ -97,7 +97,7 @@ def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item(build:
                 if members.any():
                     expected = plain[level][row, code]
                     similarity = F.normalize(state[row], dim=0) @ vectors[members].mean(0)
-                    compared = expected + decoder.node_scale[level] * similarity
+                    compared = expected + decoder.heads.node_scale[level] * similarity
                 torch.testing.assert_close(without[level][row, code], expected)
                 torch.testing.assert_close(with_vectors[level][row, code], compared, rtol=1e-4, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item(build:
 def test_score_is_the_sum_of_the_chosen_log_probabilities(build: Any, vectors: bool) -> None:
     decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
     tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes[:6]).long()
-    scores = CodeSearch(decoder, tree).score(state, codes.expand(2, -1, -1))
+    scores = score_items(CodeSearch(decoder, tree), state, codes.expand(2, -1, -1))
     for user, item in product(range(2), range(6)):
         levels = log_probabilities(build, decoder, state[user : user + 1], codes[item : item + 1], tree)
         total = sum(float(part[0, code]) for part, code in zip(levels, codes[item].tolist(), strict=True))
@@ -163,8 +163,8 @@ def test_beam_search_scores_are_those_of_teacher_forcing(vectors: bool) -> None:
     tree, candidates = tree_of(ids, vectors=vectors), np.arange(0, 40, 2)
     found = beam_search(CodeSearch(decoder, tree), state, CodeTrie.build(ids, candidates), beam=20, k=20)
     codes = torch.from_numpy(ids.codes[candidates]).long()
-    expected = (
-        CodeSearch(decoder, tree).score(state, codes.expand(4, -1, -1)).sort(dim=1, descending=True, stable=True)
+    expected = score_items(CodeSearch(decoder, tree), state, codes.expand(4, -1, -1)).sort(
+        dim=1, descending=True, stable=True
     )
     assert np.array_equal(found.items.numpy(), candidates[expected.indices.numpy()])
     torch.testing.assert_close(found.scores, expected.values, rtol=1e-4, atol=1e-5)

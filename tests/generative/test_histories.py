@@ -126,7 +126,7 @@ def naive_token(segments: Segments, segment: int, position: int, *, profile: boo
     start, end = int(segments.start[segment]), int(segments.end[segment])
     event = start + position - profile
     token = {"users": int(segments.users[segment]), "positions": position, "targets": -1, "target_actions": 0}
-    token |= {"times": TIME_MISSING, "target_times": TIME_MISSING}
+    token |= {"actions": 0, "times": TIME_MISSING, "target_times": TIME_MISSING}
     if (event + 1 < end or segments.has_target[segment]) and (event >= start or segments.first[segment]):
         token["targets"] = int(log.items[event + 1])
         token["target_actions"] = int(log.actions[event + 1]) + 1

@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "told in the trunk": {"action": ActionConfig(condition=CONDITIONS)},
     "all features": {"features": FEATURES, "inputs": InputConfig(user_film=True)},
     "gated": {"features": FEATURES, "inputs": InputConfig(join="gated", part_width=6, id_width=5, user_film=True)},
+    "layout code": {"layout": "code", "trunk": TrunkConfig(time_bias=True, window=3), "layers": 1},
     "mlp": {"inputs": InputConfig(join="mlp", part_width=12)},
     "linear": {"inputs": InputConfig(join="linear"), "similarity": "dot"},
 }

@@ -153,7 +153,7 @@ def test_code_scores_are_log_probabilities_of_the_codes(
 
 def test_padding_scores_nothing(recommender: GenerativeRecommender, states: QueryStates) -> None:
     items = np.array([[3, -1, 4], [-1, -1, -1], [1, 2, -1]])
-    few = QueryStates(states.states[:3])
+    few = QueryStates(states.states[:3], states.queries.select(np.arange(3)))
     for score in (recommender.code_scores, recommender.dense_scores):
         scores, full = score(few, items), score(few, np.maximum(items, 0))
         assert (scores[items < 0] == -np.inf).all()

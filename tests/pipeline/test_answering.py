@@ -190,7 +190,9 @@ def test_where_beams_are_short_nearest_items_join_and_are_judged_alike(recommend
     np.testing.assert_array_equal(answer.ranking.items[untouched], plain.ranking.items[untouched])
     for row in (3, 4):
         possible = np.union1d(plain.ranking.items[row, :2], nearest[row])
-        scores = recommender.code_scores(QueryStates(states.states[row : row + 1]), possible[None])[0]
+        scores = recommender.code_scores(
+            QueryStates(states.states[row : row + 1], queries.select(np.array([row]))), possible[None]
+        )[0]
         assert answer.ranking.items[row].tolist() == possible[np.argsort(-scores)][:5].tolist()
     unfilled = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=False)).answer(queries, "generative")
     assert unfilled.fallback is None
