@@ -135,7 +135,7 @@ def trained(dataset: Dataset, folder: Path, place: Path, seed: int, changes: dic
     """The model of a variant, trained on from where a run before was stopped."""
     tokenizer = fitted(dataset, folder, seed, changes.get("tokenizer", {}))
     wanted = dict(changes.get("model", {}))
-    config = PRESETS[changes.get("preset", "small")]
+    config = PRESETS[changes.get("preset", "small")].model
     if "without" in wanted:
         left_out = wanted.pop("without")
         wanted["features"] = tuple(feature for feature in config.features if feature != left_out)

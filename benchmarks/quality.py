@@ -109,10 +109,10 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     tokenizer = fit_tokenizer(dataset, config, work / "tokenizer")
     fitted = time.monotonic()
     train_config = TrainConfig(epochs=arguments.epochs, max_minutes=arguments.max_minutes, seed=seed)
-    recommender = trained_to_end(dataset, tokenizer, PRESETS[arguments.preset], train_config, work / "model")
+    recommender = trained_to_end(dataset, tokenizer, PRESETS[arguments.preset].model, train_config, work / "model")
     sasrec = None
     if not arguments.no_sasrec:
-        sasrec = trained_to_end(dataset, tokenizer, PRESETS["sasrec"], train_config, work / "sasrec")
+        sasrec = trained_to_end(dataset, tokenizer, PRESETS["sasrec"].model, train_config, work / "sasrec")
     began_to_compare = time.monotonic()
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=False))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)

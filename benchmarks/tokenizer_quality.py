@@ -115,7 +115,7 @@ def run(dataset: Dataset, source: str, name: str, seed: int, arguments: argparse
     recommender = train_recommender(
         dataset,
         tokenizer,
-        PRESETS[arguments.preset],
+        PRESETS[arguments.preset].model,
         TrainConfig(seed=seed),
         work / "model",
         resume=checkpoint_of(work / "model").exists(),

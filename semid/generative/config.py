@@ -13,6 +13,14 @@ CLOCK_FEATURES = ("time", "session", "popularity")
 FEATURES = (*ITEM_FEATURES, "graph", "action", *CLOCK_FEATURES, "fourier", "profile", "user")
 DEFAULT_FEATURES = ("id", "codes", "content", "fields", "action", "time", "profile")
 CONDITIONS = ("add", "gate", "film", "bias", "late")
+# What the data must have for a feature.
+_COLUMNS = {
+    "action": "several actions (column `action` of the interactions)",
+    "profile": "columns of users",
+    "fields": "columns of items",
+    "content": "embeddings of items",
+    **dict.fromkeys((*CLOCK_FEATURES, "fourier", "graph"), "times (column `timestamp` of the interactions)"),
+}
 MAX_SCALE = 100.0
 MAX_DROPOUT = 0.95
 
@@ -159,8 +167,10 @@ class ModelConfig:
         layout: ``item``: one token an event, and a code decoder on its states; ``code``: every event is its codes and
             then itself, and the trunk predicts the codes.
         features: inputs that are switched on; those that the data lacks are left out.
+        required: features that the data must have; without them training is refused.
         trunk, inputs, action: further settings of each.
         moe: experts in place of the trunk's feed-forward parts; None for dense.
+        tower: whether items that are compared with states go through a gated MLP of their own first.
         contrastive_weight, code_weight, action_weight: of the three losses; 0 leaves a loss out.
         contrastive: ``bank``: one bank of items for all positions, the whole catalogue or a sample; ``pairs``: each
             position has negatives of its own, by softmax; ``binary``: the same by binary cross-entropy.
@@ -185,10 +195,12 @@ class ModelConfig:
     id_dropout: float = 0.1
     layout: str = "item"
     features: tuple[str, ...] = DEFAULT_FEATURES
+    required: tuple[str, ...] = ()
     trunk: TrunkConfig = TrunkConfig()
     inputs: InputConfig = InputConfig()
     action: ActionConfig = ActionConfig()
     moe: MoEConfig | None = None
+    tower: bool = True
     contrastive_weight: float = 1.0
     code_weight: float = 0.5
     action_weight: float = 0.1
@@ -231,7 +243,7 @@ class ModelConfig:
                 raise InputError(f"Negatives {kind}:{count}: kinds are {', '.join(PROPOSALS)}, counts at least 0.")
 
     def _check_features(self) -> None:
-        unknown = set(self.features) - set(FEATURES)
+        unknown = {*self.features, *self.required} - set(FEATURES)
         if unknown:
             raise InputError(f"Unknown features {sorted(unknown)}; known: {', '.join(FEATURES)}.")
         if not set(ITEM_FEATURES) & set(self.features):
@@ -258,7 +270,14 @@ class ModelConfig:
         return tuple(name for name in CLOCK_FEATURES if name in self.features)
 
     def restricted_to(self, available: tuple[str, ...]) -> "ModelConfig":
-        """The same with the features that the data has."""
+        """The same with the features that the data has.
+
+        Raises:
+            InputError: it lacks one that is required.
+        """
+        for name in self.required:
+            if name not in available:
+                raise InputError(f"This configuration needs {_COLUMNS.get(name, name)}, which the data lacks.")
         kept = tuple(name for name in self.features if name in available)
         action = self.action if "action" in available else replace(self.action, condition=())
         trunk = self.trunk

@@ -37,8 +37,9 @@ class Model(nn.Module):
         width, actions = config.width, catalogue.num_actions
         self.items = ItemEncoder(catalogue, config, whole=self.trains_all_items(catalogue))
         self.neighbourhood = NeighbourhoodMean(width) if "graph" in config.features else None
-        self.tower = SwiGLU(width, config.inner)
-        nn.init.zeros_(self.tower.down.weight)
+        self.tower = SwiGLU(width, config.inner) if config.tower else None
+        if self.tower is not None:
+            nn.init.zeros_(self.tower.down.weight)
         self.context = ContextEncoder(catalogue, config)
         self.join = Join([width] * (1 + len(self.context)), width, config.inputs.join, config.inputs.join_layers)
         self.user = UserEncoder(catalogue, config) if config.profile_token else None
@@ -153,7 +154,9 @@ class Model(nn.Module):
 
     def item_vectors(self, encoded: Tensor) -> Tensor:
         """Vectors (M, D) of the item tower from item encodings (M, D), float32; of unit length for cosines."""
-        return self._compared(encoded + self.tower(F.rms_norm(encoded, encoded.shape[-1:])))
+        if self.tower is not None:
+            encoded = encoded + self.tower(F.rms_norm(encoded, encoded.shape[-1:]))
+        return self._compared(encoded)
 
     def query_vectors(self, states: Tensor) -> Tensor:
         """Vectors (P, D) that item vectors are compared with, float32."""

@@ -86,7 +86,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
     recommender = train_recommender(
         dataset,
         tokenizer,
-        PRESETS[config.preset],
+        PRESETS[config.preset].model,
         train_config,
         out / MODEL,
         settings=_train_settings(config, train_config),

@@ -327,8 +327,8 @@ def test_experts_stand_in_every_trunk_layer(build: Any, catalogue: Catalogue) ->
 def test_inner_width_and_presets() -> None:
     assert ModelConfig(width=128).inner == 352  # 128 · 8 / 3 = 341.3, up to a multiple of 32
     assert ModelConfig(width=128, hidden=100).inner == 100
-    shapes = {name: (c.width, c.layers, c.heads, c.kv_heads) for name, c in PRESETS.items()}
-    assert shapes == {
+    sizes = {name: PRESETS[name].model for name in ("tiny", "small", "base", "large", "sasrec")}
+    assert {name: (c.width, c.layers, c.heads, c.kv_heads) for name, c in sizes.items()} == {
         "tiny": (64, 2, 4, 2),
         "small": (128, 2, 4, 2),
         "base": (256, 4, 4, 2),
@@ -339,7 +339,7 @@ def test_inner_width_and_presets() -> None:
 
 def test_the_baseline_knows_ids_and_order_alone(build: Any, rich: Dataset, packed: TokenBatch) -> None:
     catalogue = build.catalogue(rich)
-    model = Model(PRESETS["sasrec"].restricted_to(catalogue.available()), catalogue).eval()
+    model = Model(PRESETS["sasrec"].model.restricted_to(catalogue.available()), catalogue).eval()
     losses = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
     assert list(losses) == ["contrastive"]
     gone = replace(packed, actions=packed.actions * 0, clock=packed.clock * 0, times=packed.times * 0)

@@ -57,7 +57,7 @@ def test_configuration_round_trip() -> None:
         action=ActionConfig(condition=("add", "bias"), weights=(0.0, 1.0, 2.5)),
         scale=7.5,
     )
-    for config in (*PRESETS.values(), odd):
+    for config in (*(preset.model for preset in PRESETS.values()), odd):
         assert model_config_from_facts(json.loads(json.dumps(asdict(config)))) == config
 
 

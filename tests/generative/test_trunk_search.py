@@ -93,9 +93,7 @@ def test_scores_equal_reading_everything_anew(
         query_vectors, tree = F.normalize(known[0], dim=-1), recommender._tree
         nodes, total = torch.zeros(5, dtype=torch.long), torch.zeros(5)
         for level, codes in enumerate(catalogue.codes[items].unbind(1)):
-            logits = model.code_heads.logits(
-                level, known[level], F.normalize(known[0], dim=-1), nodes, recommender._tree
-            )
+            logits = model.code_heads.logits(level, known[level], query_vectors, nodes, tree)
             total += logits.log_softmax(-1)[rows, codes]
             nodes = trie.step(level, nodes, codes)
         torch.testing.assert_close(torch.from_numpy(scores[query]), total, rtol=1e-3, atol=1e-3)
