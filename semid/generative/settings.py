@@ -39,7 +39,8 @@ def _replaced(config: Any, path: list[str], text: str, name: str) -> Any:
     if len(path) == 1:
         raise InputError(f"Setting {name!r} has parts: give one, as {name}.{fields(kind)[0].name}=….")
     part = getattr(config, path[0])
-    return replace(config, **{path[0]: _replaced(kind() if part is None else part, path[1:], text, name)})
+    whole: Any = kind if part is None else type(part)
+    return replace(config, **{path[0]: _replaced(whole() if part is None else part, path[1:], text, name)})
 
 
 def _not_none(kind: Any) -> Any:
