@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.generative import losses
-from semid.generative.losses import action_loss, equal_pairs, softmax_loss
+from semid.generative.losses import action_loss, equal_pairs, pair_loss, softmax_loss
 
 POSITIONS, ITEMS, WIDTH = 37, 50, 8
 
@@ -217,3 +217,41 @@ def test_action_loss_is_the_mean_over_known_actions() -> None:
     assert float(action_loss(logits.float(), actions)) == pytest.approx(total / 3, rel=1e-5)
     nothing = action_loss(logits.float(), torch.zeros(5, dtype=torch.long))
     assert float(nothing) == 0.0
+
+
+@pytest.mark.parametrize("elements", [1 << 22, 5 * ITEMS, 1])
+def test_positions_count_by_their_weights(case: Case, monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    """Values and gradients; a weight of 0 leaves a position out."""
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(losses, "_LEAST_ROWS", 1)
+    weights = torch.arange(POSITIONS, dtype=torch.float64) % 4
+    states, items, scale = inputs = case.inputs(torch.float64)
+    logits = scale * states @ items.T
+    expected = (F.cross_entropy(logits, case.targets, reduction="none") * weights).sum() / weights.sum()
+    wanted = torch.autograd.grad(expected, inputs)
+    actual = softmax_loss(*inputs, case.targets, weights=weights)
+    torch.testing.assert_close(actual, expected)
+    for gradient, other in zip(torch.autograd.grad(actual, inputs), wanted, strict=True):
+        torch.testing.assert_close(gradient, other)
+    assert softmax_loss(*inputs, case.targets, weights=weights * 0).item() == 0
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_pairs_follow_the_formula(binary: bool) -> None:
+    """Position by position, weighted, in double precision."""
+    states, positives = unit(5, 0), unit(5, 1)
+    negatives, weights = unit(15, 2).view(5, 3, WIDTH), torch.tensor([1.0, 0.0, 2.5, 1.0, 1.0], dtype=torch.float64)
+    total = 0.0
+    for place in range(5):
+        positive = 12.5 * float(states[place] @ positives[place])
+        others = [12.5 * float(states[place] @ other) for other in negatives[place]]
+        if binary:
+            loss = math.log1p(math.exp(-positive)) + sum(math.log1p(math.exp(other)) for other in others) / 3
+        else:
+            loss = math.log(sum(math.exp(value) for value in (positive, *others))) - positive
+        total += float(weights[place]) * loss
+    scale = torch.tensor(12.5, dtype=torch.float64)
+    actual = pair_loss(states, positives, negatives, scale, weights=weights, binary=binary)
+    assert actual.item() == pytest.approx(total / 5.5)
+    plain = pair_loss(states, positives, negatives, scale, weights=torch.ones(5, dtype=torch.float64), binary=binary)
+    assert pair_loss(states, positives, negatives, scale, binary=binary).item() == pytest.approx(plain.item())

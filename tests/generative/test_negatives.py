@@ -98,3 +98,18 @@ def test_of_very_many_events_the_latest_of_a_sample_are_found(build: Any, monkey
     found = latest_items(dataset)
     assert len(found) in (10, 11)
     assert min(found) >= 800
+
+
+def test_own_negatives_are_uniform_over_what_the_history_lacks(dataset: Dataset) -> None:
+    """History 0 has items 0 to 3 and is to predict 4: the other five come equally often."""
+    torch.manual_seed(0)
+    sampler = NegativeSampler.of(dataset, CELLS, {})
+    targets, histories = torch.tensor([4, 9]), torch.tensor([0, 7])
+    seen = torch.tensor([0, 0, 0, 0, 7]), torch.tensor([0, 1, 2, 3, 5])
+    drawn = sampler.draw_own(20_000, targets, histories, seen)
+    assert drawn.shape == (2, 20_000)
+    shares = [row.bincount(minlength=ITEMS) / 20_000 for row in drawn]
+    # Half of all items are known: drawn four times, one in sixteen still is; of the other history two in ten.
+    assert float(shares[0][[0, 1, 2, 3, 4]].sum()) == pytest.approx(0.5**4, abs=0.01)
+    assert shares[0][5:].tolist() == pytest.approx([(1 - 0.5**4) / 5] * 5, abs=0.01)
+    assert float(shares[1][[5, 9]].sum()) == pytest.approx(0.2**4, abs=0.005)
