@@ -110,6 +110,7 @@ class _Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    tokens: int = 0
     best: float | None = None
     best_epoch: int = -1
     stale: int = 0
@@ -205,13 +206,12 @@ class Trainer:
     def _epoch(self) -> None:
         began, state = time.monotonic(), self.state
         spent = state.seconds
-        saved = began
-        tokens = 0
+        saved, counted = began, state.tokens
         self.model.train()
         for batch in self._batches():
             if state.batch % TREE_STEPS == 0:
                 self._refresh_tree()
-            tokens += int((batch.segments >= 0).sum())
+            state.tokens += int((batch.segments >= 0).sum())
             self.unsettled.append(self._step(batch.to(self.device)))
             state.step, state.batch = state.step + 1, state.batch + 1
             if len(self.unsettled) >= self.settle_steps:
@@ -245,7 +245,8 @@ class Trainer:
                 "step": state.step,
                 **{f"loss_{name}": round(value, 5) for name, value in losses.items()},
                 "learning_rate": self.rate,
-                "tokens_per_second": round(tokens / max(trained, 1e-9)),
+                "tokens": state.tokens,
+                "tokens_per_second": round((state.tokens - counted) / max(trained, 1e-9)),
                 **{name: round(value, 5) for name, value in metrics.items()},
                 "best_epoch": state.best_epoch,
                 "seconds": round(state.seconds, 1),

@@ -522,6 +522,7 @@ def test_progress_and_log_tell_where_it_stands(build: Any, caplog: pytest.LogCap
     assert calls == [(f"epoch {epoch}", batch, 5) for epoch in (1, 2) for batch in range(1, 6)]
     assert [json.loads(record.message) for record in caplog.records] == history
     assert [record["step"] for record in history] == [5, 10]
+    assert [record["tokens"] for record in history] == [400, 800]
     assert history[0]["learning_rate"] == 0.25  # the end of the warm-up
     assert history[1]["learning_rate"] == pytest.approx(0.25 * (0.01 + 0.99 * (1 + np.cos(0.8 * np.pi)) / 2))
     assert history[0]["objective"] == 0.5
