@@ -165,7 +165,6 @@ def _model_config(
 ) -> "ModelConfig":
     from semid.errors import InputError
     from semid.generative.moe import MoEConfig
-    from semid.generative.presets import PRESETS
 
     if preset not in PRESETS:
         raise InputError(f"Unknown preset {preset!r}: use one of {', '.join(PRESETS)}.")

@@ -397,12 +397,17 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _require_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+def changed_settings(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What differs between nested settings of before and of now, as ``"name old → new, …"``; empty where nothing."""
     old, new = _flat(saved), _flat(json.loads(json.dumps(wanted)))
     different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if different:
-        listed = ", ".join(f"{key} {old.get(key)} → {new.get(key)}" for key in different)
-        raise InputError(f"{path} was started with other settings ({listed}): use those, or start without --resume.")
+    return ", ".join(f"{key} {old.get(key)} → {new.get(key)}" for key in different)
+
+
+def _require_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    changed = changed_settings(saved, wanted)
+    if changed:
+        raise InputError(f"{path} was started with other settings ({changed}): use those, or start without --resume.")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
