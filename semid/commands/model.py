@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from semid.generative.config import ModelConfig
 
 _MODEL = "Model, in place of the preset's values"
-_TRAINING = "Training"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,10 +29,6 @@ def _of_model(help: str, **more: Any) -> Any:
     return typer.Option(help=help, rich_help_panel=_MODEL, show_default=False, **more)
 
 
-def _of_training(help: str) -> Any:
-    return typer.Option(help=help, rich_help_panel=_TRAINING)
-
-
 def train(
     context: typer.Context,
     data: options.Data = options.DATA,
@@ -43,9 +38,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped training.")
     ] = False,
     device: options.Device = "cpu",
-    preset: Annotated[
-        str, typer.Option(help="Size: tiny, small, base, large, or sasrec, a tuned baseline.")
-    ] = "small",
+    preset: options.Preset = "small",
     features: Annotated[
         tuple[str, ...] | None,
         _of_model(
@@ -75,17 +68,17 @@ def train(
             metavar="KIND:N,…",
         ),
     ] = None,
-    epochs: Annotated[int, _of_training("Passes over the training events; 0 chooses by their number.")] = 0,
-    max_minutes: Annotated[float, _of_training("Be done after so long; 0 for no limit.")] = 0.0,
-    batch_tokens: Annotated[int, _of_training("Tokens of a batch; 0 chooses by the data.")] = 0,
-    accumulate: Annotated[int, _of_training("Parts of a batch that go one after the other, for less memory.")] = 1,
-    learning_rate: Annotated[float, _of_training("Its peak.")] = 2e-3,
-    weight_decay: Annotated[float, _of_training("Of matrices.")] = 0.1,
-    warmup_share: Annotated[float, _of_training("Share of the steps in which the learning rate rises.")] = 0.05,
-    clip: Annotated[float, _of_training("Largest norm of the gradient.")] = 1.0,
-    patience: Annotated[int, _of_training("Stop after so many validations without a better one.")] = 6,
-    checkpoint_minutes: Annotated[float, _of_training("Save for --resume at least so often.")] = 2.0,
-    precision: Annotated[str, _of_training("Of matrix products: auto, float32, or bfloat16.")] = "auto",
+    epochs: options.Epochs = 0,
+    max_minutes: options.MaxMinutes = 0.0,
+    batch_tokens: options.BatchTokens = 0,
+    accumulate: options.Accumulate = 1,
+    learning_rate: options.LearningRate = 2e-3,
+    weight_decay: options.WeightDecay = 0.1,
+    warmup_share: options.WarmupShare = 0.05,
+    clip: options.Clip = 1.0,
+    patience: options.Patience = 6,
+    checkpoint_minutes: options.CheckpointMinutes = 2.0,
+    precision: options.Precision = "auto",
     seed: options.Seed = 0,
 ) -> None:
     """Train the model that generates and retrieves."""
@@ -123,7 +116,7 @@ def train(
         precision=precision,
         seed=seed,
     )
-    _check_device(device)
+    options.check_device(device)
     dataset, fitted = Dataset.open(data), SemanticIdTokenizer.load(tokenizer)
     try:
         with progress_bar() as progress:
@@ -146,29 +139,15 @@ def train(
     typer.echo(f"Wrote {out}: `semid generate` and `semid compare` use it.", err=True)
 
 
-def _check_device(name: str) -> None:
-    import torch
-
-    from semid.errors import InputError
-
-    try:
-        usable = torch.empty(0, device=name).device.type in ("cpu", "cuda")
-    except (RuntimeError, AssertionError):
-        usable = False
-    if not usable:
-        there = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise InputError(f"There is no device {name!r} here: use one of {there}.")
-
-
 def _model_config(
     preset: str, changes: dict[str, Any], experts: int | None, experts_per_token: int | None
 ) -> "ModelConfig":
     from semid.errors import InputError
     from semid.generative.moe import MoEConfig
 
-    if preset not in PRESETS:
-        raise InputError(f"Unknown preset {preset!r}: use one of {', '.join(PRESETS)}.")
-    config = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
+    config = replace(
+        options.preset_config(preset), **{name: value for name, value in changes.items() if value is not None}
+    )
     if experts_per_token and not experts:
         raise InputError("--experts-per-token needs --experts: give both or neither.")
     if experts is None:
@@ -245,7 +224,7 @@ def generate(
         factory=index,
         fallback=fallback,
     )
-    _check_device(device)
+    options.check_device(device)
     dataset = Dataset.open(data)
     queries = queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
     answerer = Answerer(GenerativeRecommender.load(model, device), config)
@@ -283,7 +262,7 @@ def compare(
     config = AnswerConfig(
         k=max(k), beam=beam, filter_seen=filter_seen, action=action, eta=eta, factory=index, fallback=fallback
     )
-    _check_device(device)
+    options.check_device(device)
     dataset = Dataset.open(data)
     answerer = Answerer(GenerativeRecommender.load(model, device), config)
     with progress_bar() as progress:
@@ -306,7 +285,7 @@ def embed(
     from semid.generative.recommender import GenerativeRecommender
     from semid.pipeline.embedding import export_items
 
-    _check_device(device)
+    options.check_device(device)
     recommender = GenerativeRecommender.load(model, device)
     report = export_items(recommender, Dataset.open(data), name, settings=in_force(context))
     print_facts(

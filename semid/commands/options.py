@@ -1,10 +1,13 @@
-"""Parsers that turn what is typed into values, and the options several commands share."""
+"""Parsers that turn what is typed into values, and the options several commands share, with their checks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from semid.generative.config import ModelConfig
 
 
 def names(text: Any) -> tuple[str, ...]:
@@ -91,6 +94,35 @@ def assignments(texts: Sequence[str]) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def check_device(name: str) -> None:
+    """Raise InputError unless torch can compute there."""
+    import torch
+
+    from semid.errors import InputError
+
+    try:
+        usable = torch.empty(0, device=name).device.type in ("cpu", "cuda")
+    except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
+        there = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise InputError(f"There is no device {name!r} here: use one of {there}.")
+
+
+def preset_config(name: str) -> "ModelConfig":
+    """The model of a preset; InputError where there is none of this name."""
+    from semid.errors import InputError
+    from semid.generative.presets import PRESETS
+
+    if name not in PRESETS:
+        raise InputError(f"Unknown preset {name!r}: use one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _of_training(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel="Training")
+
+
 DATA = Path("data")
 TOKENIZER = Path("runs/tokenizer")
 MODEL = Path("runs/model")
@@ -112,3 +144,16 @@ Eta = Annotated[
     typer.Option("--eta", help="Weight of log p(action | item); by default fitted.", show_default=False),
 ]
 Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]
+
+Preset = Annotated[str, typer.Option("--preset", help="Size: tiny, small, base, large, or sasrec, a tuned baseline.")]
+Epochs = Annotated[int, _of_training("Passes over the training events; 0 chooses by their number.")]
+MaxMinutes = Annotated[float, _of_training("Be done after so long; 0 for no limit.")]
+BatchTokens = Annotated[int, _of_training("Tokens of a batch; 0 chooses by the data.")]
+Accumulate = Annotated[int, _of_training("Parts of a batch that go one after the other, for less memory.")]
+LearningRate = Annotated[float, _of_training("Its peak.")]
+WeightDecay = Annotated[float, _of_training("Of matrices.")]
+WarmupShare = Annotated[float, _of_training("Share of the steps in which the learning rate rises.")]
+Clip = Annotated[float, _of_training("Largest norm of the gradient.")]
+Patience = Annotated[int, _of_training("Stop after so many validations without a better one.")]
+CheckpointMinutes = Annotated[float, _of_training("Save a checkpoint at least so often.")]
+Precision = Annotated[str, _of_training("Of matrix products: auto, float32, or bfloat16.")]
