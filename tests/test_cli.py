@@ -17,6 +17,7 @@ import semid as package
 from semid.artifacts import open_artifact
 from semid.commands import data as data_commands
 from semid.commands import model as model_commands
+from semid.commands import sweep as sweep_commands
 from semid.commands import tokenizer as tokenizer_commands
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
@@ -25,9 +26,11 @@ from semid.data.splits import SplitConfig
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig
+from semid.pipeline.sweeping import SweepConfig
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 MODES = ("popularity", "generative", "ann", "hybrid")
+FINE_TUNING = ("finetune_share", "finetune_rate", "finetune_weights")
 
 
 def test_importing_the_command_line_loads_nothing_heavy():
@@ -50,7 +53,7 @@ def test_help_is_quick():
     )
     sys.stdout.write(f"semid --help: {time.perf_counter() - began:.3f} s")
     assert done.returncode == 0
-    for name in ("data", "fit", "encode", "inspect", "train", "generate", "compare", "demo"):
+    for name in ("data", "fit", "encode", "inspect", "train", "generate", "compare", "sweep", "demo"):
         assert name in done.stdout
 
 
@@ -63,6 +66,8 @@ def test_version(succeeded):
     [
         (tokenizer_commands.fit, TokenizerConfig, {"embeddings": "emb", "behaviour": "", "options": ""}),
         (model_commands.train, TrainConfig, {}),
+        (sweep_commands.sweep, TrainConfig, {"seed": "", **dict.fromkeys(FINE_TUNING, "")}),
+        (sweep_commands.sweep, SweepConfig, {"axes": "", "model": "", "train": ""}),
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),
         (model_commands.generate, AnswerConfig, {"k": "top_k", "factory": "index", "fallback": ""}),
