@@ -27,7 +27,7 @@ class Join(nn.Module):
         super().__init__()
         self.kind, total = kind, sum(widths)
         if kind == "sum":
-            self.maps = nn.ModuleList(nn.Identity() if part == width else nn.Linear(part, width) for part in widths)
+            self.maps = nn.ModuleList(nn.Identity() if part == width else _map(part, width) for part in widths)
         elif kind == "mlp":
             hidden = 2 * width
             parts = (nn.Linear(total, hidden), nn.ReLU(), Dropout(_MLP_DROPOUT), nn.Linear(hidden, width))
@@ -46,3 +46,10 @@ class Join(nn.Module):
         for layer in self.gated:
             x = x + layer(x)
         return x
+
+
+def _map(part: int, width: int) -> nn.Linear:
+    """A linear map after which a part begins as large as before, and one that says nothing is still zeros."""
+    made = nn.Linear(part, width, bias=False)
+    nn.init.normal_(made.weight, std=part**-0.5)
+    return made

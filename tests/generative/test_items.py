@@ -138,3 +138,15 @@ def test_parts_of_any_width_are_joined(catalogue: Catalogue, join: str) -> None:
     vectors = made(catalogue, rows_of(catalogue))
     assert vectors.shape == (24, WIDTH)
     assert len(vectors.unique(dim=0)) > 12
+
+
+def test_narrow_ids_begin_as_large_as_others_and_cold_items_have_none(catalogue: Catalogue) -> None:
+    torch.manual_seed(0)
+    shape = {"width": 256, "features": ("id",), "id_dropout": 0.0}
+    encoders = [
+        ItemEncoder(catalogue, ModelConfig(**shape, inputs=InputConfig(id_width=width))).eval()
+        for width in (0, 32, 512)
+    ]
+    plain, *mapped = (made(catalogue, rows_of(catalogue))[catalogue.trained].std().item() for made in encoders)
+    assert mapped == pytest.approx([plain, plain], rel=0.1)
+    assert not encoders[1](catalogue, rows_of(catalogue))[~catalogue.trained].any()
