@@ -65,13 +65,11 @@ def test_version(succeeded):
     ("command", "config", "renamed"),
     [
         (tokenizer_commands.fit, TokenizerConfig, {"embeddings": "emb", "behaviour": "", "options": ""}),
-        (model_commands.train, TrainConfig, {}),
-        (sweep_commands.sweep, TrainConfig, {"seed": "", **dict.fromkeys(FINE_TUNING, "")}),
         (sweep_commands.sweep, SweepConfig, {"axes": "", "model": "", "train": ""}),
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),
         (model_commands.generate, AnswerConfig, {"k": "top_k", "factory": "index", "fallback": ""}),
-        (model_commands.compare, AnswerConfig, {"k": "", "factory": "index", "fallback": ""}),
+        (model_commands.compare, AnswerConfig, {"k": "", "factory": "index", "fallback": "", "budget": ""}),
     ],
 )
 def test_every_setting_is_an_option_with_the_default_of_the_library(command, config, renamed):
@@ -82,10 +80,24 @@ def test_every_setting_is_an_option_with_the_default_of_the_library(command, con
             assert options[name].default == field.default, field.name
 
 
-def test_presets_in_the_help(semid):
-    assert ", ".join((*list(PRESETS)[:-1], f"or {list(PRESETS)[-1]}")) in " ".join(
-        inspect.signature(model_commands.train).parameters["preset"].annotation.__metadata__[0].help.split()
-    )
+@pytest.mark.parametrize("command", [model_commands.train, sweep_commands.sweep])
+def test_every_setting_of_training_is_an_option_in_place_of_what_the_preset_has(command):
+    parameters = inspect.signature(command).parameters
+    for field in fields(TrainConfig):
+        if field.name != "seed":
+            assert parameters[field.name].default is None, field.name
+            shown = parameters[field.name].annotation.__metadata__[0].show_default
+            default = field.default if isinstance(field.default, tuple) else (field.default,)
+            assert shown == ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+    preset = replace(PRESETS["small"], train={"clip": 3.0, "patience": 9})
+    assert options.train_config(preset, patience=2, epochs=None) == TrainConfig(clip=3.0, patience=2)
+
+
+def test_presets_in_the_help():
+    help = inspect.signature(model_commands.train).parameters["preset"].annotation.__metadata__[0].help
+    assert re.findall(r"[a-z][a-z-]+(?=[,.;]|$)", help.replace(":", ",").rstrip("."))
+    named = re.sub(r"[^a-z, -]", ",", help.replace(" or a published system", "").replace("A size", "")).split(",")
+    assert [name.strip() for name in named if name.strip() in PRESETS] == list(PRESETS)
 
 
 def test_prepare_and_info_tell_what_is_there(road, semid, inside):

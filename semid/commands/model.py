@@ -42,7 +42,8 @@ def train(
     features: Annotated[
         tuple[str, ...] | None,
         _of_model(
-            "Inputs, of id, codes, content, fields, action, time, profile; by default all that the data has.",
+            "Inputs, of id, codes, prefixes, content, fields, graph, action, time, session, popularity, fourier, "
+            "profile, user, as far as the data has them.",
             parser=options.names,
             metavar="NAME,…",
         ),
@@ -68,22 +69,35 @@ def train(
             metavar="KIND:N,…",
         ),
     ] = None,
-    epochs: options.Epochs = 0,
-    max_minutes: options.MaxMinutes = 0.0,
-    batch_tokens: options.BatchTokens = 0,
-    accumulate: options.Accumulate = 1,
-    learning_rate: options.LearningRate = 2e-3,
-    weight_decay: options.WeightDecay = 0.1,
-    warmup_share: options.WarmupShare = 0.05,
-    clip: options.Clip = 1.0,
-    patience: options.Patience = 6,
-    checkpoint_minutes: options.CheckpointMinutes = 2.0,
-    precision: options.Precision = "auto",
+    option: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any value of the model, as layout=code, trunk.block=hstu or moe.num_experts=8; repeatable.",
+            rich_help_panel=_MODEL,
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+    epochs: options.Epochs = None,
+    max_minutes: options.MaxMinutes = None,
+    batch_tokens: options.BatchTokens = None,
+    accumulate: options.Accumulate = None,
+    learning_rate: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
+    warmup_share: options.WarmupShare = None,
+    clip: options.Clip = None,
+    patience: options.Patience = None,
+    checkpoint_minutes: options.CheckpointMinutes = None,
+    precision: options.Precision = None,
+    finetune_share: options.FinetuneShare = None,
+    finetune_rate: options.FinetuneRate = None,
+    finetune_weights: options.FinetuneWeights = None,
     seed: options.Seed = 0,
 ) -> None:
     """Train the model that generates and retrieves."""
     from semid.data.dataset import Dataset
-    from semid.generative.train import TrainConfig
+    from semid.generative.settings import with_settings
     from semid.pipeline.training import train_recommender
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
@@ -101,8 +115,11 @@ def train(
         "code_weight": code_weight,
         "action_weight": action_weight,
     }
-    model_config = _model_config(preset, changes, experts, experts_per_token)
-    train_config = TrainConfig(
+    chosen = options.preset_named(preset)
+    model_config = _model_config(chosen.model, changes, experts, experts_per_token)
+    model_config = with_settings(model_config, options.assignments(option))
+    train_config = options.train_config(
+        chosen,
         epochs=epochs,
         max_minutes=max_minutes,
         batch_tokens=batch_tokens,
@@ -114,6 +131,9 @@ def train(
         patience=patience,
         checkpoint_minutes=checkpoint_minutes,
         precision=precision,
+        finetune_share=finetune_share,
+        finetune_rate=finetune_rate,
+        finetune_weights=finetune_weights,
         seed=seed,
     )
     options.check_device(device)
@@ -140,14 +160,12 @@ def train(
 
 
 def _model_config(
-    preset: str, changes: dict[str, Any], experts: int | None, experts_per_token: int | None
+    config: "ModelConfig", changes: dict[str, Any], experts: int | None, experts_per_token: int | None
 ) -> "ModelConfig":
     from semid.errors import InputError
     from semid.generative.moe import MoEConfig
 
-    config = replace(
-        options.preset_config(preset), **{name: value for name, value in changes.items() if value is not None}
-    )
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if experts_per_token and not experts:
         raise InputError("--experts-per-token needs --experts: give both or neither.")
     if experts is None:

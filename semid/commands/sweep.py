@@ -48,26 +48,30 @@ def sweep(
     ] = False,
     device: options.Device = "cpu",
     preset: options.Preset = "small",
-    epochs: options.Epochs = 0,
-    max_minutes: options.MaxMinutes = 0.0,
-    batch_tokens: options.BatchTokens = 0,
-    accumulate: options.Accumulate = 1,
-    learning_rate: options.LearningRate = 2e-3,
-    weight_decay: options.WeightDecay = 0.1,
-    warmup_share: options.WarmupShare = 0.05,
-    clip: options.Clip = 1.0,
-    patience: options.Patience = 6,
-    checkpoint_minutes: options.CheckpointMinutes = 2.0,
-    precision: options.Precision = "auto",
+    epochs: options.Epochs = None,
+    max_minutes: options.MaxMinutes = None,
+    batch_tokens: options.BatchTokens = None,
+    accumulate: options.Accumulate = None,
+    learning_rate: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
+    warmup_share: options.WarmupShare = None,
+    clip: options.Clip = None,
+    patience: options.Patience = None,
+    checkpoint_minutes: options.CheckpointMinutes = None,
+    precision: options.Precision = None,
+    finetune_share: options.FinetuneShare = None,
+    finetune_rate: options.FinetuneRate = None,
+    finetune_weights: options.FinetuneWeights = None,
     json: options.Json = None,
 ) -> None:
     """Train along several axes of scale, and tell by which power law validation follows each."""
     from semid.data.dataset import Dataset
-    from semid.generative.train import TrainConfig
     from semid.pipeline.sweeping import JSON, PLOT, TABLE, SweepConfig, run_sweep
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
-    train_config = TrainConfig(
+    chosen = options.preset_named(preset)
+    train_config = options.train_config(
+        chosen,
         epochs=epochs,
         max_minutes=max_minutes,
         batch_tokens=batch_tokens,
@@ -79,9 +83,12 @@ def sweep(
         patience=patience,
         checkpoint_minutes=checkpoint_minutes,
         precision=precision,
+        finetune_share=finetune_share,
+        finetune_rate=finetune_rate,
+        finetune_weights=finetune_weights,
     )
     config = SweepConfig(
-        model=options.preset_config(preset),
+        model=chosen.model,
         axes=_axes(axis),
         grid=grid,
         train=train_config,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,9 @@ def train_recommender(
     if left_out:
         logger.warning("The data has nothing for these features, so they are off: %s", ", ".join(left_out))
     catalogue = catalogue.with_events(dataset, config.features)
+    if config.inputs.near_codes > 1:
+        near = tokenizer.near_codes(config.inputs.near_codes)
+        catalogue = replace(catalogue, near_codes=torch.from_numpy(near).to(catalogue.codes.device))
     torch.manual_seed(train_config.seed)
     model = Model(config, catalogue).to(device)
     recommender = GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
