@@ -43,7 +43,7 @@ class SweepConfig:
         keep_models: keep the models of the runs, which are removed once they are judged.
     """
 
-    model: ModelConfig = PRESETS["small"]
+    model: ModelConfig = PRESETS["small"].model
     axes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     grid: bool = False
     train: TrainConfig = field(default_factory=TrainConfig)

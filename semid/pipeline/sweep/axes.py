@@ -9,6 +9,7 @@ from semid.generative.config import ModelConfig
 
 BASE = "base"
 _HEAD_WIDTH, _LEAST_HEADS = 64, 4
+_LEAST_BANK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +92,11 @@ def default_axes(base: ModelConfig) -> dict[str, tuple[float, ...]]:
         "width": (width // 2, width, 2 * width),
         "depth": (half_depth, 2 * half_depth, 4 * half_depth),
     }
-    if base.contrastive_weight > 0:
-        axes["negatives"] = (256, 1024, 4096)
+    if base.contrastive_weight > 0 and base.contrastive == "bank":
+        bank = max(dict(base.negatives).get("uniform", 0), _LEAST_BANK)
+        axes["negatives"] = (bank // 16, bank // 4, bank)
+    elif base.contrastive_weight > 0:
+        axes["negatives"] = (base.pair_negatives, 4 * base.pair_negatives, 16 * base.pair_negatives)
     if "id" in base.features:
         axes["id_width"] = (width // 4, width // 2, width)
     return {axis: axes[axis] for axis in AXES if axis in axes}
@@ -147,6 +151,8 @@ def _negatives(point: SweepPoint, value: float) -> SweepPoint:
 
 def _width(point: SweepPoint, value: float) -> SweepPoint:
     width = int(value)
+    if width == point.model.width:  # whose heads may be others
+        return point
     heads = max(_LEAST_HEADS, width // _HEAD_WIDTH)
     if width % (2 * heads) or heads % 2:
         raise InputError(

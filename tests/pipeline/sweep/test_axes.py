@@ -9,7 +9,7 @@ from semid.generative.config import InputConfig, ModelConfig
 from semid.generative.presets import PRESETS
 from semid.pipeline.sweep.axes import AXES, SweepPoint, default_axes, make_plan
 
-SMALL = PRESETS["small"]
+SMALL = PRESETS["small"].model
 
 
 def test_one_axis_at_a_time_and_the_base_once():
@@ -46,6 +46,11 @@ def test_heads_follow_the_width_as_in_the_presets(width, heads):
         assert (model.heads, model.kv_heads) == (sized.heads, sized.kv_heads)
 
 
+def test_the_width_of_the_base_keeps_its_heads():
+    other = replace(SMALL, heads=2, kv_heads=1)
+    assert AXES["width"].apply(SweepPoint(model=other), 128).model == other
+
+
 def test_negatives_stand_in_a_bank_that_is_used():
     model = AXES["negatives"].apply(SweepPoint(model=SMALL), 256).model
     assert model == replace(SMALL, negatives=(("uniform", 256),), full_softmax_items=0)
@@ -76,12 +81,29 @@ def test_shares_of_the_users():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_default_axes_fit_every_preset(preset):
-    base = PRESETS[preset]
+    base = PRESETS[preset].model
     axes = default_axes(base)
-    assert set(axes) == {"negatives", "width", "depth", "id_width"}
+    assert {"width", "depth"} <= set(axes)
+    assert ("negatives" in axes, "id_width" in axes) == (base.contrastive_weight > 0, "id" in base.features)
     plan = make_plan(base, axes)
     assert all(len(series.names) == 3 for series in plan.series)
-    assert "base" in plan.points
+    for series in plan.series:
+        if series.axis in ("width", "depth"):
+            assert "base" in series.names.values()
+
+
+def test_default_axes_begin_from_what_the_base_has():
+    assert default_axes(SMALL) == {
+        "negatives": (256, 1024, 4096),
+        "width": (64, 128, 256),
+        "depth": (1, 2, 4),
+        "id_width": (32, 64, 128),
+    }
+    bank = replace(SMALL, full_softmax_items=0, negatives=(("uniform", 32_768),))
+    assert default_axes(bank)["negatives"] == (2048, 8192, 32_768)
+    assert make_plan(bank, default_axes(bank)).series[0].names[32_768] == "base"
+    pairs = replace(SMALL, contrastive="pairs", pair_negatives=2)
+    assert default_axes(pairs)["negatives"] == (2, 8, 32)
 
 
 def test_default_axes_leave_out_what_the_model_has_not():

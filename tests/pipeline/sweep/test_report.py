@@ -37,7 +37,7 @@ def result(
 @pytest.fixture
 def report() -> SweepReport:
     """NDCG@10 = 0.01 · width^0.5 · (1 ± 0.1), the same by both seeds' turns."""
-    plan = make_plan(PRESETS["small"], {"width": tuple(WIDTHS), "depth": (2, 4)})
+    plan = make_plan(PRESETS["small"].model, {"width": tuple(WIDTHS), "depth": (2, 4)})
     runs = {
         name: [result(name, seed, 0.01 * width**0.5 * factor) for seed, factor in enumerate((0.9, 1.1))]
         for width, name in WIDTHS.items()
@@ -131,7 +131,7 @@ def test_one_seed_has_no_intervals(report):
 
 
 def test_a_grid_names_what_is_fixed():
-    plan = make_plan(PRESETS["small"], {"width": (64, 128), "depth": (2, 4)}, grid=True)
+    plan = make_plan(PRESETS["small"].model, {"width": (64, 128), "depth": (2, 4)}, grid=True)
     runs = {name: [result(name, 0, 0.1)] for name in plan.points}
     report = SweepReport(data="data", series=plan.series, runs=runs)
     assert {panel.title for panel in report.panels()} == {"depth 2", "depth 4", "width 64", "width 128"}
