@@ -333,6 +333,11 @@ class TestHistories:
         Path("mine.jsonl").write_text(json.dumps(line))
         assert "mine.jsonl line 1 has timestamps that go backwards" in fails("generate", "--histories", "mine.jsonl")
 
+    def test_times_in_milliseconds(self, inside, fails):
+        first = Dataset.open("data").item_ids[0].item()
+        Path("mine.jsonl").write_text(json.dumps({"history": [first], "timestamps": [1_700_000_000_000]}))
+        assert "line 1 has timestamps after the year 5000" in fails("generate", "--histories", "mine.jsonl")
+
     def test_time_going_backwards_in_the_log(self, layout_h, fails):
         path = next((layout_h / "seq").glob("*.parquet"))
         rows = pq.read_table(path).to_pylist()

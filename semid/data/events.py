@@ -7,6 +7,8 @@ import numpy as np
 
 ACTION_UNKNOWN = -1
 TIME_MISSING = np.iinfo(np.int64).min
+# Unix seconds of about the year 5000; what lies after it was not counted in seconds.
+LATEST_TIME = 96_000_000_000
 # Most events, padding included, of the histories of one batch of queries.
 _PADDED_EVENTS = 1 << 22
 

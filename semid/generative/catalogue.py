@@ -54,6 +54,7 @@ class Catalogue:
             user row is that of somebody unknown, all missing.
         item_lists, user_lists: multi-value columns.
         num_actions: actions that are told apart; 0 where events name none.
+        trained_actions: which of them training events have, in order.
         has_times: whether events carry time.
         time_origin: a moment in the middle of the training events, in Unix seconds; 0 without times.
         timeline: when each item was taken in training, for the feature ``popularity``.
@@ -74,6 +75,7 @@ class Catalogue:
     user_sizes: tuple[int, ...]
     user_lists: tuple[ListColumn, ...]
     num_actions: int
+    trained_actions: tuple[int, ...]
     has_times: bool
     time_origin: int = 0
     timeline: Timeline | None = None
@@ -112,6 +114,7 @@ class Catalogue:
             user_sizes=dataset.user_fields.sizes,
             user_lists=tuple(ListColumn.of(field).with_empty_row() for field in dataset.user_fields.lists.values()),
             num_actions=len(dataset.action_names) if _any_but(log.actions, ACTION_UNKNOWN) else 0,
+            trained_actions=_trained_actions(dataset),
             has_times=_any_but(log.times, TIME_MISSING),
             time_origin=_middle(log.times),
         )
@@ -158,6 +161,13 @@ class Catalogue:
 
 def _integers(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))  # a copy: tensors must not lie on read-only mapped files
+
+
+def _trained_actions(dataset: Dataset) -> tuple[int, ...]:
+    found = set[int]()
+    for rows in dataset.training_rows():
+        found.update(np.unique(dataset.events.actions[rows]).tolist())
+    return tuple(sorted(found - {ACTION_UNKNOWN}))
 
 
 def _middle(times: np.ndarray) -> int:

@@ -268,7 +268,14 @@ class GenerativeRecommender:
             raise InputError(f"Unknown action {action!r}; known: {', '.join((ANY_ACTION, *self.action_names))}.")
         if not self.model.config.action.condition:
             logger.warning("This model was trained without the next action: %r changes nothing.", action)
-        return self.action_names.index(action) + 1
+        code = self.action_names.index(action)
+        if self.catalogue.num_actions > 1 and code not in self.catalogue.trained_actions:
+            seen = [self.action_names[action] for action in self.catalogue.trained_actions]
+            raise InputError(
+                f"No training event had action {action!r}, so nothing was learned of it: ask for "
+                f"{', '.join((ANY_ACTION, *seen))}."
+            )
+        return code + 1
 
     def save(
         self,

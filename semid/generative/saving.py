@@ -38,6 +38,7 @@ def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], di
         "item_list_sizes": [column.size for column in catalogue.item_lists],
         "user_list_sizes": [column.size for column in catalogue.user_lists],
         "num_actions": catalogue.num_actions,
+        "trained_actions": list(catalogue.trained_actions),
         "has_times": catalogue.has_times,
         "time_origin": catalogue.time_origin,
     }
@@ -71,6 +72,7 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
         user_sizes=tuple(facts["user_sizes"]),
         user_lists=columns("user"),
         num_actions=facts["num_actions"],
+        trained_actions=tuple(facts["trained_actions"]),
         has_times=facts["has_times"],
         time_origin=facts["time_origin"],
         timeline=Timeline.from_arrays(timeline) if timeline else None,

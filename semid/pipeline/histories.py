@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semid.data.dataset import Dataset
-from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
+from semid.data.events import ACTION_UNKNOWN, LATEST_TIME, TIME_MISSING, EventLog, Queries
 from semid.data.table.id_index import IdIndex
 from semid.errors import InputError
 
@@ -184,6 +184,10 @@ def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
     if not all(is_integer(value) for value in values):
         raise InputError(f"{where} has timestamps that are no integers: give Unix seconds.")
     times = np.array(values, np.int64)
+    if len(times) and times.max() > LATEST_TIME:
+        raise InputError(
+            f"{where} has timestamps after the year 5000: these look like milliseconds; give Unix seconds."
+        )
     if (np.diff(times) < 0).any():
         raise InputError(f"{where} has timestamps that go backwards: give the oldest event first.")
     return times

@@ -137,7 +137,7 @@ def validation_sample(dataset: Dataset) -> Queries | None:
 def usual_target_action(dataset: Dataset, recommender: GenerativeRecommender) -> str:
     """The commonest action of validation targets, which recommending is conditioned on unless told otherwise."""
     actions = dataset.queries["valid"].target_actions
-    known = actions[actions >= 0]
+    known = actions[np.isin(actions, recommender.catalogue.trained_actions)]
     if not recommender.model.config.action.condition or not len(known):
         return ANY_ACTION
     return dataset.action_names[int(np.bincount(known).argmax())]

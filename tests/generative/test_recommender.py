@@ -257,6 +257,15 @@ def test_an_unknown_action_is_refused(recommender: GenerativeRecommender) -> Non
         recommend(recommender, HISTORIES, action="sell")
 
 
+def test_an_action_that_training_never_saw_is_refused(build: Any, rich: Dataset, catalogue: Catalogue) -> None:
+    assert catalogue.trained_actions == (0, 1, 2)
+    unsold = replace(catalogue, trained_actions=(0, 1))
+    made = GenerativeRecommender(build.model(unsold), unsold, rich.candidates, rich.action_names)
+    with pytest.raises(InputError, match=r"No training event had action 'buy'.*: ask for any, show, click"):
+        recommend(made, HISTORIES, action="buy")
+    recommend(made, HISTORIES, action="click")
+
+
 def test_an_action_that_cannot_matter_is_warned_of(
     build: Any, rich: Dataset, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
 ) -> None:

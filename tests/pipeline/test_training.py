@@ -7,7 +7,7 @@ import pytest
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.evaluation.metrics import Targets, query_metrics
-from semid.generative.config import ModelConfig
+from semid.generative.config import FEATURES, ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
@@ -115,3 +115,29 @@ def test_without_behaviour_the_model_is_told_the_vectors(dataset):
         [dataset.embedding("81")]
     )
     np.testing.assert_array_equal(content_features(dataset, content_only)[0], content_only.vectors_)
+
+
+def test_columns_that_tell_nothing_and_users_without_a_profile_do_no_harm(tmp_path, succeeded):
+    """A constant column, one that is all missing, users without a row, events without an action."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    lines = [
+        f"{user},{(user + 2 * place) % 9},{1_600_000_000 + 1000 * place},{('view', 'buy', '')[place % 3]}"
+        for user in range(40)
+        for place in range(6)
+    ]
+    (raw / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp,action", *lines]) + "\n")
+    (raw / "items.csv").write_text("item_id,constant,missing\n" + "".join(f"{item},7,\n" for item in range(9)))
+    (raw / "users.csv").write_text("user_id,constant,missing\n" + "".join(f"{user},1,\n" for user in range(1, 40, 2)))
+    succeeded("data", "prepare", raw, tmp_path / "data")
+    data = Dataset.open(tmp_path / "data")
+    succeeded("fit", "--data", tmp_path / "data", "--codes", "3", "--out", tmp_path / "tokenizer")
+    everything = ",".join(FEATURES)
+    sizes = ("--preset", "tiny", "--width", "16", "--heads", "2", "--layers", "1", "--epochs", "2")
+    places = ("--data", tmp_path / "data", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "model")
+    succeeded("train", *sizes, "--features", everything, "--set", "inputs.user_film=true", *places)
+    recommender = GenerativeRecommender.load(tmp_path / "model")
+    assert {"fields", "profile", "action", "popularity", "graph"} <= set(recommender.model.config.features)
+    states = recommender.encode(data.split("test"))
+    assert states.states.isfinite().all()
+    assert np.isfinite(recommender.item_vectors).all()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from semid.data.building.arrays import ArrayWriter
-from semid.data.events import TIME_MISSING
+from semid.data.events import LATEST_TIME, TIME_MISSING
 from semid.errors import InputError
 
 _EVENT_TYPES = {"items": np.int32, "actions": np.int8, "times": np.int64, "offsets": np.int64}
@@ -81,6 +81,12 @@ class EventsWriter:
     def _check_times(self, ends: np.ndarray, times: np.ndarray) -> None:
         """Times must not decrease within a user; missing ones are skipped."""
         known = np.flatnonzero(times != TIME_MISSING)
+        late = known[times[known] > LATEST_TIME]
+        if len(late):
+            raise InputError(
+                f"An event of {self._owner(ends, late[0])} has time {times[late[0]]}, in Unix seconds after the year "
+                "5000: these look like milliseconds; give seconds."
+            )
         users = np.searchsorted(ends, known, side="right")
         backwards = np.flatnonzero((np.diff(times[known]) < 0) & (users[1:] == users[:-1]))
         if len(backwards):

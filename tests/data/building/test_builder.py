@@ -86,6 +86,16 @@ def test_given_weights_are_kept(tmp_path: Path) -> None:
     assert build(tmp_path / "d", fill).action_weights == (0.5, 4.0)
 
 
+def test_times_in_milliseconds_are_refused(tmp_path: Path) -> None:
+    def fill(builder: DatasetBuilder) -> None:
+        builder.name_user = lambda row: repr(f"u{row}")
+        append(builder, [1, 2], [0, 0, 0], [95_999_999_999, 5, 1_700_000_000_000])
+
+    with pytest.raises(InputError, match=r"user 'u1' .* has time 1700000000000, .*: these look like milliseconds"):
+        build(tmp_path / "d", fill)
+    assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize("piece", [1, 2, 7])
 def test_times_that_go_back_name_the_user(tmp_path: Path, piece: int) -> None:
     users = [[1, 5], [], [7, TIME_MISSING, 6], [0]]
