@@ -11,6 +11,7 @@ import numpy as np
 
 from semid.data.dataset import ranges
 from semid.data.events import Queries
+from semid.data.timeline import DAY, WEEK, Timeline
 from semid.data.transitions import ages, latest_first
 from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
 from semid.ranking import Ranking
@@ -20,8 +21,10 @@ from semid.selection import is_in
 
 GENERATIVE, DENSE, TRANSITION, ACTION = "generative", "dense", "transition", "action"
 REPEAT, RECENCY = "repeat", "recency"
+DAY_COUNT, WEEK_COUNT, FRESHNESS = "day", "week", "freshness"
 # Without validation queries: the heads alone, and together with what follows the history.
-_BESIDE = {ACTION: 0.0, REPEAT: 0.0, RECENCY: 0.0}
+_POPULARITY = {DAY_COUNT: 0.0, WEEK_COUNT: 0.0, FRESHNESS: 0.0}
+_BESIDE = {ACTION: 0.0, REPEAT: 0.0, RECENCY: 0.0, **_POPULARITY}
 PRIOR: Mapping[str, Mapping[str, float]] = {
     "generative": {GENERATIVE: 1.0, **_BESIDE},
     "ann": {DENSE: 1.0, **_BESIDE},
@@ -80,8 +83,8 @@ def of_one(
     scores = np.concatenate([found.scores * factor, judged], axis=1).astype(np.float64)
     order = np.argsort(np.where(items < 0, np.iinfo(np.int64).max, items), axis=1, kind="stable")
     items, scores = np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    evidence = {name: scores, ACTION: _of_action(recommender, states, items), **_of_history(queries, items)}
-    return Candidates(items=items, evidence=evidence)
+    beside = _beside(recommender, queries, states, items)
+    return Candidates(items=items, evidence={name: scores, **beside})
 
 
 def of_union(
@@ -106,13 +109,32 @@ def of_union(
     heads = {
         GENERATIVE: recommender.code_scores(states, items).astype(np.float64),
         DENSE: recommender.dense_scores(states, items).astype(np.float64),
-        ACTION: _of_action(recommender, states, items),
     }
-    return Candidates(items=items, evidence={**heads, TRANSITION: transition, **_of_history(queries, items)})
+    beside = _beside(recommender, queries, states, items)
+    return Candidates(items=items, evidence={**heads, TRANSITION: transition, **beside})
 
 
-def _of_action(recommender: GenerativeRecommender, states: QueryStates, items: np.ndarray) -> np.ndarray:
-    return recommender.action_scores(states, items).astype(np.float64)
+def _beside(
+    recommender: GenerativeRecommender, queries: Queries, states: QueryStates, items: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What every mode looks at beside its heads."""
+    action = recommender.action_scores(states, items).astype(np.float64)
+    timeline = recommender.catalogue.timeline
+    return {ACTION: action, **_of_history(queries, items), **_of_popularity(timeline, queries, items)}
+
+
+def _of_popularity(timeline: Timeline | None, queries: Queries, items: np.ndarray) -> dict[str, np.ndarray]:
+    """How often each item was taken in training in the day and in the week before the last event of the history, and
+    1 / (1 + days since it last was); nothing without times or where the model does not look at popularity."""
+    if timeline is None:
+        return dict.fromkeys(_POPULARITY, np.zeros(items.shape))
+    times = queries.log.times[queries.end - 1][:, None]
+    age = timeline.last_seen(items, times)
+    return {
+        DAY_COUNT: np.log1p(timeline.counts(items, times, DAY)),
+        WEEK_COUNT: np.log1p(timeline.counts(items, times, WEEK)),
+        FRESHNESS: np.where(age < 0, 0.0, 1 / (1 + np.maximum(age, 0) / DAY)),
+    }
 
 
 def _scale(recommender: GenerativeRecommender) -> float:
@@ -141,6 +163,8 @@ def bound_of_others(
     weight = weights[name] * (_scale(recommender) if name == DENSE else 1.0)
     # The other evidence of such an item is at most 0: it is not of the past, and its action no more than certain.
     there = bound > -np.inf  # otherwise nothing is left, whatever the weight
+    if recommender.catalogue.timeline is not None and any(weights.get(name) for name in _POPULARITY):
+        return np.full(len(bound), np.inf)  # an item may be as popular as it likes
     most = np.where(there, weight * np.where(there, bound, 0.0).astype(np.float64), -np.inf)
     return np.where(past.all_judged, most, np.inf)
 

@@ -52,6 +52,7 @@ def all_evidence(recommender: GenerativeRecommender, queries) -> tuple[np.ndarra
         "action": action_evidence(recommender, queries),
         "repeat": repeat,
         "recency": recency,
+        **dict.fromkeys(("day", "week", "freshness"), np.zeros(items.shape)),
     }
 
 
