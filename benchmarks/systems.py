@@ -1,0 +1,269 @@
+"""What is each published system, and each of its parts, worth on one dataset at one size?
+
+Systems are presets made as wide and deep as our own small model; parts change one thing of that model. Every run
+trains anew in a process of its own, is selected on validation and judged on the test split: in the mode that its heads
+allow, with the usual action wanted, and with the action wanted that the target has. Finished runs are lines of the
+results file and are not repeated.
+
+    semid data synth planted --users 200000 --items 500000 --effects time,action,popularity,modality \\
+        --emb 81:32,82:64,83:64,84:32,85:64,86:64
+    python benchmarks/systems.py planted $SEMID_DATA/jdata_demo --seeds 0,1,2
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import re
+import resource
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from quality import cell, content_names, prepared, summarise, trained_to_end
+from rich.console import Console
+from rich.table import Table
+
+from semid.data.dataset import Dataset
+from semid.data.events import Queries
+from semid.evaluation.metrics import Targets, evaluate, query_metrics
+from semid.generative.config import ModelConfig
+from semid.generative.presets import PRESETS
+from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
+from semid.generative.settings import with_settings
+from semid.generative.train import TrainConfig
+from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
+from semid.ranking import Ranking
+from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
+
+K, BEAM, ANSWERED = 10, 50, 2048
+# One size for all systems but the baseline, whose size is its own.
+SIZE = {"width": 128, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 0}
+NEGATIVES = 4096
+SYSTEMS = ("baseline", "baseline-infonce", "sasrec", "tiger", "small")
+SYSTEMS += ("first", "second", "third", "award", "onepiece", "finalist")
+ALL = ",".join(PRESETS["small"].model.features)
+# By name: settings of the small model, and what else differs.
+PARTS: dict[str, dict[str, Any]] = {
+    "without the next action": {"action.condition": ""},
+    "without actions": {"action.condition": "", "action_weight": "0", "without": "action"},
+    "told by add": {"action.condition": "add"},
+    "told by gate": {"action.condition": "gate"},
+    "told by FiLM in the trunk": {"action.condition": "film"},
+    "told by bias": {"action.condition": "bias"},
+    "told in all ways": {"action.condition": "add,gate,film,bias,late"},
+    "targets weighed 0, 1, 2.5": {"action.weights": "0,1,2.5"},
+    "fine-tuned on clicks and conversions": {"train": {"finetune_share": 0.3}},
+    "without time": {"without": "time"},
+    "with sessions": {"features": f"{ALL},session"},
+    "with Fourier features": {"features": f"{ALL},fourier"},
+    "with a time bias": {"trunk.time_bias": "true"},
+    "rotary by order and time": {"trunk.positions": "both"},
+    "with all of time": {"features": f"{ALL},session,fourier", "trunk.time_bias": "true", "trunk.positions": "both"},
+    "with popularity": {"features": f"{ALL},popularity"},
+    "with the graph": {"features": f"{ALL},graph", "inputs.fanouts": "5,3"},
+    "without content": {"without": "content"},
+    "without embeddings 85 and 86": {"emb": ("81", "82", "83", "84")},
+    "without codes": {"without": "codes"},
+    "without ids": {"without": "id"},
+    "without columns": {"without": "fields"},
+    "without a profile": {"without": "profile"},
+    "with user ids": {"features": f"{ALL},user", "inputs.user_dropout": "0.1"},
+    "with user FiLM": {"inputs.user_film": "true"},
+    "with prefixes": {"features": f"{ALL},prefixes"},
+    "random-k: one of 5 codes": {"inputs.near_codes": "5"},
+    "random-k: codes cut": {"inputs.prefix_rate": "0.1"},
+    "random-k: collisions": {"collisions": "random-k"},
+    "clock dropout 0.2": {"inputs.clock_dropout": "0.2"},
+    "gated encoders": {"inputs.join": "gated"},
+    "an MLP encoder": {"inputs.join": "mlp"},
+    "QK-norm": {"trunk.qk_norm": "true"},
+    "window of 20": {"trunk.window": "20"},
+    "HSTU": {"trunk.block": "hstu"},
+    "8 experts": {"moe.num_experts": "8", "moe.hidden": "128", "moe.shared_hidden": "128"},
+    "layout code": {"layout": "code"},
+}
+VARIANTS: dict[str, dict[str, Any]] = {**{name: {"preset": name} for name in SYSTEMS}, **PARTS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="+", type=Path)
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS), metavar="NAME;…")
+    parser.add_argument("--protocol", default="auto", help="how queries are cut")
+    parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
+    parser.add_argument("--max-minutes", type=float, default=20.0)
+    parser.add_argument("--queries", type=int, default=5000, help="test queries that are judged")
+    parser.add_argument("--work", type=Path, default=Path("runs/systems"))
+    parser.add_argument("--results", type=Path, default=Path("runs/systems.jsonl"), help="one line a finished run")
+    parser.add_argument("--table", type=Path, help="also write the tables there, as Markdown")
+    arguments = parser.parse_args()
+    unknown = set(arguments.variants) - set(VARIANTS)
+    if unknown:
+        parser.error(f"no variant {', '.join(sorted(unknown))}; there are: {'; '.join(VARIANTS)}")
+    results = []
+    for source in arguments.datasets:
+        prepared(source, arguments.work / source.name, arguments.protocol)
+        for variant in arguments.variants:
+            runs = [run(source, variant, seed, arguments) for seed in arguments.seeds]
+            summary = summarise([{"modes": {"": run["metrics"]}} for run in runs])[""]
+            results.append({"set": source.name, "variant": variant, "runs": runs, "summary": summary})
+        table = rows([result for result in results if result["set"] == source.name])
+        show(source.name, table)
+        if arguments.table:
+            with arguments.table.open("a", encoding="utf-8") as file:
+                file.write(markdown(source.name, table))
+    hardware = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+    print(json.dumps({"benchmark": "systems", **hardware, "seeds": arguments.seeds, "results": results}))
+
+
+def run(source: Path, variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One variant with one seed, in a process of its own so that its memory can be told."""
+    limits = {"epochs": arguments.epochs, "max_minutes": arguments.max_minutes, "queries": arguments.queries}
+    key = json.loads(json.dumps({"set": source.name, "variant": variant, "seed": seed, **limits}))
+    if arguments.results.exists():
+        for line in map(json.loads, arguments.results.read_text().splitlines()):
+            if {name: line[name] for name in key} == key:
+                return line
+    data = arguments.work / source.name / f"data-{arguments.protocol}"
+    folder = arguments.work / source.name / f"seed{seed}"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
+        result = key | apart.submit(measured, data, folder, variant, seed, limits).result()
+    with arguments.results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+    return result
+
+
+def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Train, judge on the test split, and tell the cost."""
+    dataset, changes = Dataset.open(data), dict(VARIANTS[variant])
+    place = folder / re.sub(r"[^A-Za-z0-9.]+", "-", variant)
+    tokenizer = fitted(dataset, folder, seed, changes.pop("emb", None), changes.pop("collisions", None))
+    train = {"epochs": limits["epochs"], "max_minutes": limits["max_minutes"], **changes.pop("train", {})}
+    preset = PRESETS[changes.get("preset", "small")]
+    kept = {key: value for key, value in preset.train.items() if key.startswith(("finetune", "weight", "learning"))}
+    config = TrainConfig(**{**kept, **train, "seed": seed})
+    recommender = trained_to_end(dataset, tokenizer, model_config(changes), config, place)
+    history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    trained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    weights = sum(weight.numel() for weight in recommender.model.parameters())
+    return {
+        "metrics": judged(recommender, dataset, limits["queries"]),
+        "minutes": round(history[-1]["seconds"] / 60, 2),
+        "epochs": history[-1]["epoch"],
+        "best_epoch": history[-1]["best_epoch"],
+        "tokens_per_second": int(np.median([record["tokens_per_second"] for record in history])),
+        "weights": weights,
+        "megabytes": round(trained / 1024),
+    }
+
+
+def fitted(
+    dataset: Dataset, folder: Path, seed: int, names: tuple[str, ...] | None, collisions: str | None
+) -> SemanticIdTokenizer:
+    """The tokenizer of a seed, made on first use."""
+    place = folder / "-".join(["tokenizer", *(names or ()), *([collisions] if collisions else [])])
+    if (place / "config.json").exists():
+        return SemanticIdTokenizer.load(place)
+    chosen = chosen_embeddings(dataset, names or content_names(dataset))
+    options = {"collisions": collisions} if collisions else {}
+    return fit_tokenizer(dataset, TokenizerConfig(**chosen, **options, seed=seed), place)
+
+
+def model_config(changes: dict[str, Any]) -> ModelConfig:
+    """A preset at the common size, or the small model with some settings."""
+    name = changes.pop("preset", "small")
+    config = PRESETS[name].model
+    if not name.startswith("baseline"):
+        parts = {"part_width": min(config.inputs.part_width, 64), "id_width": min(config.inputs.id_width, 128)}
+        banks = tuple((kind, min(count, NEGATIVES)) for kind, count in config.negatives)
+        config = replace(
+            config,
+            **SIZE,
+            negatives=banks,
+            trunk=replace(config.trunk, head_width=0),
+            inputs=replace(config.inputs, **parts),
+            moe=config.moe and replace(config.moe, hidden=128, shared_hidden=128),
+        )
+    without = changes.pop("without", None)
+    config = replace(config, features=tuple(feature for feature in config.features if feature != without))
+    return with_settings(config, changes)
+
+
+def judged(recommender: GenerativeRecommender, dataset: Dataset, count: int) -> dict[str, float]:
+    """Score, HitRate by the action of the target, as usual and with that action wanted, and of cold targets."""
+    queries = dataset.split("test").sample(count)
+    usual = answered(recommender, queries, "usual")
+    weights = dataset.action_weights if any(dataset.action_weights[a] for a in set(queries.target_actions)) else None
+    targets = Targets.of(queries, weights)
+    pool = {"candidates": dataset.candidates, "train_counts": dataset.train_counts}
+    found = evaluate(usual, targets, ks=(K,), **pool)
+    names = {"Score": f"Score@{K}", "ScoreWeighted": f"ScoreWeighted@{K}", "HR": f"HitRate@{K}"}
+    metrics = {name: found[key] for name, key in names.items()}
+    metrics |= {"HR cold": found[f"ColdHitRate@{K}"]} if f"ColdHitRate@{K}" in found else {}
+    told = bool(recommender.model.config.action.condition)
+    for action, name in enumerate(dataset.action_names):
+        rows = np.flatnonzero(queries.target_actions == action)
+        if not len(rows):
+            continue
+        part = queries.select(rows)
+        metrics[f"HR {name}"] = hit_rate(Ranking(usual.items[rows], usual.scores[rows]), part)
+        if told and action in recommender.catalogue.trained_actions:
+            metrics[f"HR {name} told"] = hit_rate(answered(recommender, part, name), part)
+            metrics[f"HR {name} any"] = hit_rate(answered(recommender, part, ANY_ACTION), part)
+    return metrics
+
+
+def answered(recommender: GenerativeRecommender, queries: Queries, action: str) -> Ranking:
+    """The system's own answer: joined where it can be, otherwise of the head it has."""
+    config = AnswerConfig(k=K, beam=BEAM, factory="Flat", fallback=False, action=action)
+    answerer = Answerer(recommender, config)
+    mode = answerer.modes[-1]
+    return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])
+
+
+def hit_rate(ranking: Ranking, queries: Queries) -> float:
+    return float(query_metrics(ranking, Targets.of(queries), K).hit_rate.mean())
+
+
+def rows(results: list[dict[str, Any]]) -> list[list[str]]:
+    """The table: metrics over seeds, tokens a second, memory, minutes."""
+    names = [name for name in results[0]["summary"] if any(name in result["summary"] for result in results)]
+    names = list(dict.fromkeys([*names, *(name for result in results for name in result["summary"])]))
+    names = [name for name in names if not name.endswith(" any")]
+    table = [["variant", *names, "tokens/s", "MB", "minutes"]]
+    for result in results:
+        runs, summary = result["runs"], result["summary"]
+        cells = [cell(*summary[name]) if name in summary else "–" for name in names]
+        costs = [np.mean([run[key] for run in runs]) for key in ("tokens_per_second", "megabytes", "minutes")]
+        table.append([result["variant"], *cells, f"{costs[0]:,.0f}", f"{costs[1]:,.0f}", f"{costs[2]:.1f}"])
+    return table
+
+
+def show(name: str, lines: list[list[str]]) -> None:
+    """The table of a dataset."""
+    table = Table(title=f"{name}: test split")
+    for column in lines[0]:
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    for line in lines[1:]:
+        table.add_row(*line)
+    Console(width=200).print(table)
+
+
+def markdown(name: str, lines: list[list[str]]) -> str:
+    """The same as Markdown."""
+    head, *body = lines
+    text = [f"### {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    text += [f"| {' | '.join(line).replace('0.', '.')} |" for line in body]
+    return "\n".join([*text, "", ""])
+
+
+if __name__ == "__main__":
+    main()
