@@ -1,9 +1,9 @@
 """What is each published system, and each of its parts, worth on one dataset at one size?
 
 Systems are presets made as wide and deep as our own small model; parts change one thing of that model. Every run
-trains anew in a process of its own, is selected on validation and judged on the test split: in the mode that its heads
-allow, with the usual action wanted, and with the action wanted that the target has. Finished runs are lines of the
-results file and are not repeated.
+trains anew in a process of its own, is selected on validation and judged on the test split: in the mode that its
+heads allow, with the usual action wanted, and with the action wanted that the target has. Finished runs are lines of
+the results file and are not repeated.
 
     semid data synth planted --users 200000 --items 500000 --effects time,action,popularity,modality \\
         --emb 81:32,82:64,83:64,84:32,85:64,86:64
