@@ -18,6 +18,7 @@ SMALLER = {
     "train": "--width 16 --heads 2 --kv-heads 1 --layers 1 --epochs 1",
     "synth": "--users 300 --items 150",
     "fit": "--codes 12 --svd 8",
+    "sweep": "--seeds 0 --epochs 1 --preset tiny --queries 50",
 }
 
 
@@ -31,7 +32,7 @@ def shell_lines() -> list[str]:
     "name",
     [
         *("prepare", "synth", "convert", "info", "fit", "encode", "inspect", "append", "drift", "refit"),
-        *("train", "generate", "compare", "embed", "demo"),
+        *("train", "generate", "compare", "embed", "sweep", "demo"),
     ],
 )
 def test_every_command_has_an_example(name):
