@@ -15,7 +15,7 @@ class Optimizers:
     """Each weight with the optimiser that suits it, stepping together.
 
     Tables whose gradients are sparse take steps of Adam in the rows that a batch touched, and only there. Everything
-    else has AdamW (arXiv 1711.05101). Matrices decay; embedding tables, norms and biases do not.
+    else has AdamW (arXiv 1711.05101). Matrices decay, stacked ones too; embedding tables, norms and biases do not.
 
     Args:
         model: its gradients are read.
@@ -30,10 +30,10 @@ class Optimizers:
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         tables = {id(module.weight) for module in embeddings}
         by_row = {id(module.weight) for module in embeddings if module.sparse}
-        matrices = [weight for weight in weights if weight.ndim == 2 and id(weight) not in tables]
+        matrices = [weight for weight in weights if weight.ndim >= 2 and id(weight) not in tables]
         groups = [
             {"params": matrices, "weight_decay": weight_decay},
-            {"params": [w for w in weights if w.ndim != 2 or id(w) in tables - by_row], "weight_decay": 0.0},
+            {"params": [w for w in weights if w.ndim < 2 or id(w) in tables - by_row], "weight_decay": 0.0},
         ]
         self.parts: list[Optimizer] = [AdamW(groups, lr=learning_rate, betas=_BETAS, fused=True)]
         sparse = [weight for weight in weights if id(weight) in by_row]
