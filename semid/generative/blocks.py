@@ -19,6 +19,7 @@ from semid.generative.layers import (
     mix_shared,
     split_heads,
 )
+from semid.generative.moe import MoE
 
 
 class ReluMLP(nn.Module):
@@ -56,7 +57,11 @@ class Block(nn.Module):
         """See :meth:`semid.generative.layers.Attention.forward`."""
         mixed, cache = self.attention(self.attention_norm(x_BTD), view, past)
         x_BTD = self.attention_sum(x_BTD + self.dropout(mixed))
-        changed = self.feed_forward(self.feed_forward_norm(x_BTD))
+        normed = self.feed_forward_norm(x_BTD)
+        if isinstance(self.feed_forward, MoE):
+            changed = self.feed_forward(normed, view.segments)
+        else:
+            changed = self.feed_forward(normed)
         return self.feed_forward_sum(x_BTD + self.dropout(changed)), cache
 
 

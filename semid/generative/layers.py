@@ -134,11 +134,13 @@ class View:
         table: rotary table of the new tokens' positions; None leaves queries and keys as they are.
         mask: (B, 1, T, S) bool, True where attention is allowed; None attends to everything.
         bias: (B, H or 1, T, S) float added to the scores.
+        segments: (B, T) which history each new token is of, -1 on padding; None if each row is one.
     """
 
     table: tuple[Tensor, Tensor] | None = None
     mask: Tensor | None = None
     bias: Tensor | None = None
+    segments: Tensor | None = None
 
     def rotated(self, x: Tensor) -> Tensor:
         """(B, H, T, C) queries or keys at their positions."""

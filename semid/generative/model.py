@@ -266,6 +266,9 @@ class Model(nn.Module):
                 if self.config.action.in_trunk:  # where the state knows the answer there is nothing to learn
                     actions = actions * (told == 0)
                 losses["action"] = action_loss(self.action_logits(untold, positive), actions)
+            balance = [layer.balance_loss for layer in self.experts() if layer.balance_loss is not None]
+            if balance:
+                losses["balance"] = torch.stack(balance).sum()
         return losses
 
     def _told(self, actions: Tensor) -> Tensor:
@@ -330,6 +333,7 @@ class Model(nn.Module):
             "contrastive": config.contrastive_weight,
             "codes": config.code_weight,
             "action": config.action_weight,
+            "balance": 1.0,  # it is weighed already
         }
         return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
 

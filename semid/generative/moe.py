@@ -80,8 +80,9 @@ class MoE(nn.Module):
         self.shared = SwiGLU(width, config.shared_hidden) if config.shared_hidden else None
         self.balance_loss: Tensor | None = None
         self.register_buffer("bias", torch.zeros(config.num_experts))
-        for name in ("load", "epoch_load"):
-            self.register_buffer(name, torch.zeros(config.num_experts, dtype=torch.int64), persistent=False)
+        nothing = torch.zeros(config.num_experts, dtype=torch.int64)
+        self.register_buffer("load", nothing, persistent=False)
+        self.register_buffer("epoch_load", nothing.clone())  # a training that goes on within an epoch has it
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """The experts' sum for each token, of the shape of x.

@@ -22,6 +22,7 @@ from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
 from semid.generative.histories import BatchBuilder, TokenBatch, pack_rows, training_segments
 from semid.generative.model import Model
+from semid.generative.moe import dead_experts_warning, load_facts
 from semid.generative.negatives import NegativeSampler
 from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
 from semid.progress import Progress, silent
@@ -248,12 +249,21 @@ class Trainer:
                 "tokens": state.tokens,
                 "tokens_per_second": round((state.tokens - counted) / max(trained, 1e-9)),
                 **{name: round(value, 5) for name, value in metrics.items()},
+                **self._expert_load(),
                 "best_epoch": state.best_epoch,
                 "seconds": round(state.seconds, 1),
             }
         )
         logger.info(json.dumps(state.history[-1]))
         self._save()
+
+    def _expert_load(self) -> dict[str, Any]:
+        """How evenly the experts of each layer were used this epoch, where there are any; warns of unused ones."""
+        loads = [layer.take_load() for layer in self.model.experts()]
+        warning = dead_experts_warning(loads)
+        if warning:
+            logger.warning("Epoch %d: %s", self.state.epoch, warning)
+        return load_facts(loads) if loads else {}
 
     @torch.no_grad()
     def _refresh_tree(self) -> None:

@@ -121,7 +121,7 @@ class Trunk(nn.Module):
         table = self._table(new)
         if table is not None and beams > 1:
             table = table[0].repeat_interleave(beams, dim=0), table[1].repeat_interleave(beams, dim=0)
-        return View(table, mask[:, None], self._bias(new, seen))
+        return View(table, mask[:, None], self._bias(new, seen), new.segments if beams == 1 else None)
 
     def _table(self, places: Places) -> tuple[Tensor, Tensor] | None:
         if self.positions == "order":

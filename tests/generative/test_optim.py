@@ -51,7 +51,7 @@ def test_every_weight_has_the_optimiser_that_suits_it(build: type, catalogue: Ca
         else:
             expected = ("AdamW", 0.25)
         assert found[name] == expected, name
-    assert found["blocks.0.feed_forward.experts.gate_up"] == ("AdamW", 0.25)  # a matrix of each expert
+    assert found["trunk.blocks.0.feed_forward.experts.gate_up"] == ("AdamW", 0.25)  # a matrix of each expert
     dense = settings(Optimizers(build.model(catalogue), 1e-3, 0.25))
     assert dense["items.ids.tables.tables.0.weight"] == ("AdamW", 0.0)
 

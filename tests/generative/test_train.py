@@ -609,3 +609,21 @@ def test_patience_does_not_keep_from_fine_tuning(cycle: Dataset, cycle_catalogue
 def test_fine_tuning_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainConfig(**settings)
+
+
+def test_the_load_of_the_experts_is_logged_and_unused_ones_are_warned_of(
+    cycle: Dataset, cycle_catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    moe = MoEConfig(num_experts=3, experts_per_token=1, hidden=8, shared_hidden=8, bias_rate=0.0, sequence_loss=0.01)
+    model = fresh_model(cycle_catalogue, moe=moe, layers=2)
+    for layer, block in enumerate(model.trunk.blocks):
+        block.feed_forward.bias[layer] = -10.0  # never chosen
+    with caplog.at_level(logging.WARNING, logger="semid.generative.train"):
+        history = Trainer(model, cycle, cycle_catalogue, replace(SHORT, epochs=1), constant).run()
+    shares = history[0]["expert_share"]
+    assert [len(share) for share in shares] == [3, 3]
+    assert [sum(share) for share in shares] == pytest.approx([1, 1], abs=1e-3)
+    assert (shares[0][0], shares[1][1]) == (0, 0)
+    assert history[0]["dead_experts"] == [1, 1]
+    assert history[0]["loss_balance"] > 0
+    assert "Epoch 1: No token was routed to experts 0 of layer 0; 1 of layer 1: raise bias_rate" in caplog.text
