@@ -5,20 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from semid.data.synthetic.catalogue import Catalogue, mixed
+from semid.data.synthetic.effects import DAY, START, Clock, Sides, Styles
 
 BATCH = 2048
 MOST_EVENTS = 100
 _FEWEST_EVENTS = 3
 _HOMES = 3
-_START = 1_700_000_000
-_DAY = 86_400
 _WEEKS = 8
 _SESSION_EVENTS = 8
 _POPULARITY_POWER = 2.5  # place = size · u^2.5: some places of a leaf are seen far more often
 _TRIES = 4
-
-# How the next item of a session follows from the last one: shares add up to one.
-_NEXT_ON_CIRCLE, _SAME_LEAF, _NEXT_LEAF, _OTHER_HOME = 0.4, 0.25, 0.15, 0.12
 _STEPS = np.array([1, 1, 1, 2, 2, 3])
 
 # User fields: number of values, whether a list, coverage.
@@ -45,13 +41,35 @@ class Logs:
     times: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class _Moment:
+    """Where u users stand before an event: ``homes`` (u, 3), ``moods`` (2, u), the rest (u,).
+
+    ``leaf`` and ``index`` say what their last item is; ``time`` is when it came, ``pause`` the seconds before it;
+    ``now`` is when the next one comes, ``starting`` whether it begins a session.
+    """
+
+    homes: np.ndarray
+    moods: np.ndarray
+    leaf: np.ndarray
+    index: np.ndarray
+    time: np.ndarray
+    pause: np.ndarray
+    now: np.ndarray
+    starting: np.ndarray
+
+    def of(self, users: np.ndarray) -> "_Moment":
+        parts = {name: value[users] for name, value in vars(self).items() if name != "moods"}
+        return _Moment(moods=self.moods[:, users], **parts)
+
+
 class Behaviour:
     """Users come in batches that depend on the seed and the number of the batch alone.
 
     A user has some home leaves. A session starts in one of them; within it the next item mostly follows the last
     one: the next place on the circle of its leaf, another item of the leaf, or the leaf beside. Homes are
     exchanged over time. Items already seen are avoided. The better an item fits the homes, the likelier a click,
-    and after it a conversion.
+    and after it a conversion. The effects of the catalogue bend the choice, each in its own way.
     """
 
     def __init__(self, catalogue: Catalogue, num_users: int, mean_events: float) -> None:
@@ -59,7 +77,10 @@ class Behaviour:
         self._num_users = num_users
         self._mean_events = mean_events
         self._cumulative = np.cumsum(catalogue.leaf_weights)
-        self._sizes = np.diff(catalogue.starts)
+        self._places = catalogue.places
+        self._clock = Clock(catalogue.effects)
+        self._sides = Sides(catalogue.effects)
+        self._styles = Styles(catalogue.effects)
 
     @property
     def num_batches(self) -> int:
@@ -88,21 +109,26 @@ class Behaviour:
         horizon = int(lengths.max())
         starts = self._session_starts(rng, count, horizon)
         times = self._times(rng, starts)
+        pauses = np.diff(times, axis=1, prepend=START - DAY)
+        # Moods make actions; without sides of leaves no item hangs on them, and they are drawn last.
+        moods = rng.random((2, count, horizon)) if self._sides.count > 1 else np.zeros((2, count, horizon))
         items = np.full((count, horizon), -1, np.int64)
         fits = np.zeros((count, horizon))
-        leaf, place = homes[:, 0], np.zeros(count, np.int64)
+        leaf, index = homes[:, 0], self.users(number) % self._places.styles
         for step in range(horizon):
             homes = self._drifted(rng, homes, starts[:, step])
-            leaf, place = self._next(rng, homes, leaf, place, starts[:, step], items[:, :step])
-            items[:, step] = self._catalogue.starts[leaf] + place
+            last = times[:, max(step - 1, 0)], pauses[:, max(step - 1, 0)]
+            moment = _Moment(homes, moods[:, :, step], leaf, index, *last, times[:, step], starts[:, step])
+            leaf, index = self._next(rng, moment, items[:, :step])
+            items[:, step] = self._catalogue.starts[leaf] + index
             fits[:, step] = self._fit(homes, leaf)
-        actions = self._actions(rng, fits)
+        actions = self._actions(moods if self._sides.count > 1 else rng.random(moods.shape), fits)
         real = np.arange(horizon) < lengths[:, None]
         return Logs(lengths, items[real], actions[real], times[real])
 
     def _draw_leaves(self, rng: np.random.Generator, count: int) -> np.ndarray:
         drawn = np.searchsorted(self._cumulative, rng.random(count) * self._cumulative[-1], side="right")
-        leaves: np.ndarray = np.minimum(drawn, len(self._sizes) - 1)
+        leaves: np.ndarray = np.minimum(drawn, self._catalogue.num_leaves - 1)
         return leaves
 
     def _siblings(self, leaves: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -118,11 +144,11 @@ class Behaviour:
 
     def _times(self, rng: np.random.Generator, starts: np.ndarray) -> np.ndarray:
         """Seconds: less than two minutes or so within a session, hours to days between sessions. (u, T) int64"""
-        within = np.minimum(rng.exponential(60, starts.shape), 220)
-        between = 2_400 + rng.exponential(1.5 * _DAY, starts.shape)
+        within = self._clock.pauses(rng, starts.shape)
+        between = 2_400 + rng.exponential(1.5 * DAY, starts.shape)
         gaps = np.where(starts, between, within)
-        gaps[:, 0] = rng.random(len(starts)) * _WEEKS * 7 * _DAY
-        return _START + np.cumsum(gaps.astype(np.int64), axis=1)
+        gaps[:, 0] = rng.random(len(starts)) * _WEEKS * 7 * DAY
+        return START + np.cumsum(gaps.astype(np.int64), axis=1)
 
     def _drifted(self, rng: np.random.Generator, homes: np.ndarray, starting: np.ndarray) -> np.ndarray:
         """At the start of a session a user sometimes exchanges one home for another leaf."""
@@ -133,41 +159,48 @@ class Behaviour:
         drifted[changes, which[changes]] = fresh[changes]
         return drifted
 
-    def _next(
-        self,
-        rng: np.random.Generator,
-        homes: np.ndarray,
-        leaf: np.ndarray,
-        place: np.ndarray,
-        starting: np.ndarray,
-        seen: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Leaf and place of every user's next item, drawn again a few times where it was seen before."""
-        new_leaf, new_place = leaf.copy(), place.copy()
+    def _next(self, rng: np.random.Generator, moment: _Moment, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Leaf of every user's next item and index in it, drawn again a few times where it was seen before."""
+        leaf, index = moment.leaf.copy(), moment.index.copy()
         open_users = np.arange(len(leaf))
         for _ in range(_TRIES):
-            drawn = self._draw_next(rng, homes[open_users], leaf[open_users], place[open_users], starting[open_users])
-            new_leaf[open_users], new_place[open_users] = drawn
+            drawn = self._draw_next(rng, moment.of(open_users))
+            leaf[open_users], index[open_users] = drawn
             items = self._catalogue.starts[drawn[0]] + drawn[1]
             open_users = open_users[(seen[open_users] == items[:, None]).any(axis=1)]
             if not len(open_users):
                 break
-        return new_leaf, new_place
+        return leaf, index
 
-    def _draw_next(
-        self, rng: np.random.Generator, homes: np.ndarray, leaf: np.ndarray, place: np.ndarray, starting: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        count = len(leaf)
-        kind = np.searchsorted(np.cumsum([_NEXT_ON_CIRCLE, _SAME_LEAF, _NEXT_LEAF, _OTHER_HOME]), rng.random(count))
-        kind = np.where(starting, np.where(rng.random(count) < 0.9, 3, 4), kind)
-        home = homes[np.arange(count), rng.integers(_HOMES, size=count)]
+    def _draw_next(self, rng: np.random.Generator, moment: _Moment) -> tuple[np.ndarray, np.ndarray]:
+        count = len(moment.leaf)
+        kind = np.searchsorted(np.cumsum(self._clock.shares), rng.random(count))
+        kind = np.where(moment.starting, np.where(rng.random(count) < 0.9, 3, 4), kind)
+        home = moment.homes[np.arange(count), rng.integers(_HOMES, size=count)]
         anywhere = self._draw_leaves(rng, count)
-        beside = self._siblings(leaf, np.ones(count, np.int64))
-        new_leaf = np.choose(kind, [leaf, leaf, beside, home, anywhere])
-        sizes = self._sizes[new_leaf]
-        popular = np.minimum((sizes * rng.random(count) ** _POPULARITY_POWER).astype(np.int64), sizes - 1)
-        following = (place + rng.choice(_STEPS, count)) % sizes
-        return new_leaf, np.where(kind == 0, following, popular)
+        beside = self._siblings(moment.leaf, self._clock.leaf_steps(moment.time))
+        leaf = np.choose(kind, [moment.leaf, moment.leaf, beside, home, anywhere])
+        place = self._draw_places(rng, moment, leaf, kind == 0)
+        side = self._draw_sides(rng, moment, leaf)
+        style = self._styles.draw(rng, self._places.style(moment.index))
+        return leaf, self._places.index(leaf, side, place, style)
+
+    def _draw_places(
+        self, rng: np.random.Generator, moment: _Moment, leaf: np.ndarray, on_circle: np.ndarray
+    ) -> np.ndarray:
+        """A place of each leaf among those on show: where users walk on the circle a near one, else a popular one."""
+        lengths = self._places.lengths[leaf]
+        newest, width = self._catalogue.turnover.draw(rng, leaf, moment.now)
+        popular = np.minimum((width * rng.random(len(leaf)) ** _POPULARITY_POWER).astype(np.int64), width - 1)
+        steps = rng.choice(_STEPS, len(leaf)) * self._clock.direction(moment.pause)
+        here = (self._places.place(leaf, moment.index) - newest) % lengths
+        places: np.ndarray = (newest + np.where(on_circle, (here + steps) % width, popular)) % lengths
+        return places
+
+    def _draw_sides(self, rng: np.random.Generator, moment: _Moment, leaf: np.ndarray) -> np.ndarray:
+        if self._sides.count == 1:
+            return np.zeros_like(leaf)
+        return self._sides.draw(rng, self._actions(moment.moods, self._fit(moment.homes, leaf)))
 
     def _fit(self, homes: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         """How well a leaf fits: 1 for a home, 0.6 beside one, 0.3 in the same large cluster, else 0."""
@@ -177,10 +210,12 @@ class Behaviour:
             fits = np.where(same.any(axis=1), value, fits)
         return fits
 
-    def _actions(self, rng: np.random.Generator, fits: np.ndarray) -> np.ndarray:
-        clicked = rng.random(fits.shape) < 0.02 + 0.16 * fits
-        converted = clicked & (rng.random(fits.shape) < 0.1 + 0.2 * fits)
-        return clicked.astype(np.int32) + converted
+    def _actions(self, moods: np.ndarray, fits: np.ndarray) -> np.ndarray:
+        """Action for each fit, given two uniform draws a fit: one for the click, one for the conversion."""
+        clicked = moods[0] < 0.02 + 0.16 * fits
+        converted = clicked & (moods[1] < 0.1 + 0.2 * fits)
+        actions: np.ndarray = clicked.astype(np.int32) + converted
+        return actions
 
     def profiles(self, number: int) -> dict[str, list[int | list[int] | None]]:
         """Feature re-ids of the users of a batch by field, None where missing; they follow the first homes."""

@@ -9,12 +9,16 @@ from math import gcd
 
 import numpy as np
 
+from semid.data.synthetic.effects import STYLE_SCALES, Sides, Styles, Turnover, growth
+from semid.data.synthetic.places import Places
+
 BLOCK = 1024
 LATENT_DIM = 16
 _LEVEL_SCALES = (1.0, 0.7, 0.5)
 _PLACE_SCALE = 0.3
 _ITEMS_A_LEAF = 25
 _MOST_LEAVES = 100_000
+_STYLE_KEY = 10
 _RAW_BASE = 20_000_000_000
 _RAW_PRIME = 9_999_999_967
 
@@ -77,21 +81,29 @@ class Catalogue:
     Attributes:
         num_items: N items of the logs.
         num_cold: C items after them.
+        seed: of everything.
+        effects: what is planted.
         branching: children of each node on each of three levels.
         num_leaves: clusters at the bottom.
         starts: (leaves + 1,) first item of each leaf.
+        places: where the items of a leaf lie.
+        turnover: which of the places are on show when.
         leaf_weights: (leaves,) popularity of each leaf, sums to one.
     """
 
-    def __init__(self, num_items: int, num_cold: int, seed: int) -> None:
+    def __init__(self, num_items: int, num_cold: int, seed: int, effects: tuple[str, ...] = ()) -> None:
         self.num_items = num_items
         self.num_cold = num_cold
         self.seed = seed
-        self.branching = max(1, round(min(num_items / _ITEMS_A_LEAF, _MOST_LEAVES) ** (1 / 3)))
+        self.effects = effects
+        leaves = min(num_items / (_ITEMS_A_LEAF * growth(effects)), _MOST_LEAVES)
+        self.branching = max(1, round(leaves ** (1 / 3)))
         self.num_leaves = self.branching**3
         rng = self.generator(0)
         sizes = 1 + rng.multinomial(num_items - self.num_leaves, rng.dirichlet(np.full(self.num_leaves, 4.0)))
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.places = Places(sizes, sides=Sides(effects).count, styles=Styles(effects).count)
+        self.turnover = Turnover(effects, self.places.lengths, self.generator(10).integers(self.places.lengths))
         weights = 1 / (3.0 + rng.permutation(self.num_leaves))
         self.leaf_weights = weights / weights.sum()
         self._centres = self._leaf_centres(rng)
@@ -149,6 +161,12 @@ class Catalogue:
         latents: np.ndarray = self._centres[items.leaves] + np.cos(turn) * pair[0] + np.sin(turn) * pair[1]
         return latents
 
+    def styles(self, items: Items) -> np.ndarray:
+        """Style of each item, cold or not. (n,)"""
+        drawn = (mixed(self.seed, _STYLE_KEY, items.numbers) % np.uint64(self.places.styles)).astype(np.int64)
+        logged = self.places.style(items.numbers - self.starts[items.leaves])
+        return np.where(items.numbers < self.num_items, logged, drawn)
+
     def field_sizes(self) -> dict[str, int]:
         """Number of values of each item field, smaller for small catalogues."""
         sizes = {}
@@ -181,6 +199,9 @@ class Projection:
         self._signal = rng.standard_normal((LATENT_DIM, dim), np.float32) / np.float32(LATENT_DIM**0.5)
         self._nuisance = rng.standard_normal((_NUISANCE_RANK, dim), np.float32) / np.float32(_NUISANCE_RANK**0.5)
         self._offset = rng.standard_normal(dim, np.float32)
+        styles = catalogue.generator(3, self._key, 2).standard_normal((catalogue.places.styles, dim), np.float32)
+        strength = STYLE_SCALES.get(name, 0.0) if "modality" in catalogue.effects else 0.0
+        self._styles = styles * np.float32(strength)
         self._noise = np.float32(_NOISES.get(name, 0.8))
         self._coverage = COVERAGES.get(name, 0.9)
 
@@ -191,6 +212,7 @@ class Projection:
         there = rng.random(count) < self._coverage
         nuisance = rng.standard_normal((count, _NUISANCE_RANK), np.float32) * self._noise
         vectors = self._catalogue.latents(items) @ self._signal + nuisance @ self._nuisance + self._offset
+        vectors += self._styles[self._catalogue.styles(items)]
         vectors += rng.standard_normal(vectors.shape, np.float32) * (np.float32(0.5) * self._noise)
         lengths = np.exp(rng.standard_normal((count, 1), np.float32) * np.float32(0.1))
         return vectors * lengths, there

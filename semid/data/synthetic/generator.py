@@ -19,6 +19,7 @@ from semid.data.formats.parquet_files import TableWriter
 from semid.data.formats.pickle_writing import PickleStream
 from semid.data.synthetic.behaviour import MOST_EVENTS, USER_FIELDS, Behaviour, Logs
 from semid.data.synthetic.catalogue import ITEM_FIELDS, Catalogue, Projection, shuffled
+from semid.data.synthetic.effects import check_effects
 from semid.errors import InputError
 from semid.progress import Progress, silent
 
@@ -41,6 +42,7 @@ class SyntheticConfig:
         mean_events: events of a user on average, before cutting at 100.
         cold_share: share of the candidates that no user has ever seen.
         null_actions: share of events without an action.
+        effects: what is planted besides, some of EFFECTS; ``semid.data.synthetic.effects`` says what they are.
     """
 
     users: int = 5_000
@@ -50,6 +52,7 @@ class SyntheticConfig:
     mean_events: float = 40.0
     cold_share: float = 0.2
     null_actions: float = 0.0
+    effects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("users", "items"):
@@ -70,6 +73,7 @@ class SyntheticConfig:
                 raise InputError(f"Embedding {name} has width {dim}: it must be at least 1.")
             if names.count(name) > 1:
                 raise InputError(f"Embedding {name} is given twice: name each once.")
+        check_effects(self.effects, tuple(names))
 
 
 def synthesise(target: Path, config: SyntheticConfig | None = None, progress: Progress | None = None) -> None:
@@ -93,7 +97,7 @@ class _Writer:
         self._config = config
         self._progress = progress
         num_cold = round(config.items * _CANDIDATE_SHARE * config.cold_share / (1 - config.cold_share))
-        self._catalogue = Catalogue(config.items, num_cold, config.seed)
+        self._catalogue = Catalogue(config.items, num_cold, config.seed, config.effects)
         self._behaviour = Behaviour(self._catalogue, config.users, config.mean_events)
 
     def run(self) -> None:
