@@ -25,6 +25,7 @@ from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
+from semid.data.synthetic.generator import SyntheticConfig
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig
@@ -69,6 +70,7 @@ def test_version(succeeded):
         (sweep_commands.sweep, SweepConfig, {"axes": "", "model": "", "train": ""}),
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),
+        (data_commands.synth, SyntheticConfig, {"embeddings": "emb"}),
         (model_commands.generate, AnswerConfig, {"k": "top_k", "factory": "index", "fallback": ""}),
         (model_commands.compare, AnswerConfig, {"k": "", "factory": "index", "fallback": "", "budget": ""}),
     ],
@@ -120,6 +122,17 @@ def test_prepare_takes_what_its_options_say(inside, succeeded):
     assert list(dataset.embeddings) == ["81"]
     assert dataset.embeddings["81"].vectors.dtype == np.float32
     assert len(dataset.queries["test"]) <= 26
+
+
+def test_synth_plants_effects(inside, succeeded, semid):
+    small = ("--users", "30", "--items", "60", "--emb", "85:4")
+    for target, more in (("plain", ()), ("planted", ("--effects", "time,modality"))):
+        succeeded("data", "synth", target, *small, *more)
+    logs = [pq.read_table(f"{target}/seq")["seq"].to_pylist() for target in ("plain", "planted")]
+    assert logs[0] != logs[1]
+    result = semid("data", "synth", "bad", *small, "--effects", "time,clock")
+    assert result.exit_code == 1
+    assert "Unknown effect 'clock'" in result.stderr
 
 
 def test_convert_gives_the_same_dataset(inside, succeeded):

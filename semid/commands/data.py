@@ -126,6 +126,15 @@ def synth(
     mean_events: Annotated[float, typer.Option(help="Events of a user on average.")] = 40.0,
     cold_share: Annotated[float, typer.Option(help="Share of candidates that nobody has seen.")] = 0.2,
     null_actions: Annotated[float, typer.Option(help="Share of events without an action.")] = 0.0,
+    effects: Annotated[
+        tuple[str, ...],
+        typer.Option(
+            parser=options.names,
+            metavar="NAME,…",
+            help="What decides the next item besides: some of time, action, popularity, modality.",
+            show_default=False,
+        ),
+    ] = (),
     seed: options.Seed = 0,
 ) -> None:
     """Make synthetic data with structure to find, in TencentGR's release layout."""
@@ -139,6 +148,7 @@ def synth(
         mean_events=mean_events,
         cold_share=cold_share,
         null_actions=null_actions,
+        effects=effects,
     )
     with progress_bar() as progress:
         synthesise(target, config, progress)
