@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from semid.data.synthetic.catalogue import Catalogue, mixed
-from semid.data.synthetic.effects import DAY, START, Clock, Sides, Styles
+from semid.data.synthetic.effects import DAY, START, Clock, next_pace, next_style, price_for
 
 BATCH = 2048
 MOST_EVENTS = 100
@@ -15,6 +15,9 @@ _WEEKS = 8
 _SESSION_EVENTS = 8
 _POPULARITY_POWER = 2.5  # place = size · u^2.5: some places of a leaf are seen far more often
 _TRIES = 4
+
+# How the next item of a session follows from the last one: shares add up to one.
+_NEXT_ON_CIRCLE, _SAME_LEAF, _NEXT_LEAF, _OTHER_HOME = 0.4, 0.25, 0.15, 0.12
 _STEPS = np.array([1, 1, 1, 2, 2, 3])
 
 # User fields: number of values, whether a list, coverage.
@@ -78,9 +81,8 @@ class Behaviour:
         self._mean_events = mean_events
         self._cumulative = np.cumsum(catalogue.leaf_weights)
         self._places = catalogue.places
-        self._clock = Clock(catalogue.effects)
-        self._sides = Sides(catalogue.effects)
-        self._styles = Styles(catalogue.effects)
+        self._kinds = catalogue.kinds
+        self._clock = Clock(catalogue.effects, catalogue.num_leaves)
 
     @property
     def num_batches(self) -> int:
@@ -110,11 +112,12 @@ class Behaviour:
         starts = self._session_starts(rng, count, horizon)
         times = self._times(rng, starts)
         pauses = np.diff(times, axis=1, prepend=START - DAY)
-        # Moods make actions; without sides of leaves no item hangs on them, and they are drawn last.
-        moods = rng.random((2, count, horizon)) if self._sides.count > 1 else np.zeros((2, count, horizon))
+        # Moods make actions. They are drawn first where prices, and so items, hang on them.
+        early = self._kinds.prices > 1
+        moods = rng.random((2, count, horizon)) if early else np.zeros((2, count, horizon))
         items = np.full((count, horizon), -1, np.int64)
         fits = np.zeros((count, horizon))
-        leaf, index = homes[:, 0], self.users(number) % self._places.styles
+        leaf, index = homes[:, 0], self.users(number) % self._kinds.count
         for step in range(horizon):
             homes = self._drifted(rng, homes, starts[:, step])
             last = times[:, max(step - 1, 0)], pauses[:, max(step - 1, 0)]
@@ -122,7 +125,7 @@ class Behaviour:
             leaf, index = self._next(rng, moment, items[:, :step])
             items[:, step] = self._catalogue.starts[leaf] + index
             fits[:, step] = self._fit(homes, leaf)
-        actions = self._actions(moods if self._sides.count > 1 else rng.random(moods.shape), fits)
+        actions = self._actions(moods if early else rng.random(moods.shape), fits)
         real = np.arange(horizon) < lengths[:, None]
         return Logs(lengths, items[real], actions[real], times[real])
 
@@ -174,16 +177,16 @@ class Behaviour:
 
     def _draw_next(self, rng: np.random.Generator, moment: _Moment) -> tuple[np.ndarray, np.ndarray]:
         count = len(moment.leaf)
-        kind = np.searchsorted(np.cumsum(self._clock.shares), rng.random(count))
-        kind = np.where(moment.starting, np.where(rng.random(count) < 0.9, 3, 4), kind)
+        move = np.searchsorted(np.cumsum([_NEXT_ON_CIRCLE, _SAME_LEAF, _NEXT_LEAF, _OTHER_HOME]), rng.random(count))
+        move = np.where(moment.starting, np.where(rng.random(count) < 0.9, 3, 4), move)
         home = moment.homes[np.arange(count), rng.integers(_HOMES, size=count)]
         anywhere = self._draw_leaves(rng, count)
-        beside = self._siblings(moment.leaf, self._clock.leaf_steps(moment.time))
-        leaf = np.choose(kind, [moment.leaf, moment.leaf, beside, home, anywhere])
-        place = self._draw_places(rng, moment, leaf, kind == 0)
-        side = self._draw_sides(rng, moment, leaf)
-        style = self._styles.draw(rng, self._places.style(moment.index))
-        return leaf, self._places.index(leaf, side, place, style)
+        beside = self._siblings(moment.leaf, np.full(count, self._clock.leaves_beside))
+        leaf = np.choose(move, [moment.leaf, moment.leaf, beside, home, anywhere])
+        timely = self._clock.leaf(leaf, moment.time)
+        leaf = np.where(moment.starting | (move < 2), leaf, timely)
+        place = self._draw_places(rng, moment, leaf, move == 0)
+        return leaf, self._places.index(leaf, place, self._draw_kinds(rng, moment, leaf))
 
     def _draw_places(
         self, rng: np.random.Generator, moment: _Moment, leaf: np.ndarray, on_circle: np.ndarray
@@ -192,15 +195,20 @@ class Behaviour:
         lengths = self._places.lengths[leaf]
         newest, width = self._catalogue.turnover.draw(rng, leaf, moment.now)
         popular = np.minimum((width * rng.random(len(leaf)) ** _POPULARITY_POWER).astype(np.int64), width - 1)
-        steps = rng.choice(_STEPS, len(leaf)) * self._clock.direction(moment.pause)
         here = (self._places.place(leaf, moment.index) - newest) % lengths
-        places: np.ndarray = (newest + np.where(on_circle, (here + steps) % width, popular)) % lengths
+        following = (here + rng.choice(_STEPS, len(leaf))) % width
+        places: np.ndarray = (newest + np.where(on_circle, following, popular)) % lengths
         return places
 
-    def _draw_sides(self, rng: np.random.Generator, moment: _Moment, leaf: np.ndarray) -> np.ndarray:
-        if self._sides.count == 1:
-            return np.zeros_like(leaf)
-        return self._sides.draw(rng, self._actions(moment.moods, self._fit(moment.homes, leaf)))
+    def _draw_kinds(self, rng: np.random.Generator, moment: _Moment, leaf: np.ndarray) -> np.ndarray:
+        price = pace = style = np.zeros_like(leaf)
+        if self._kinds.prices > 1:
+            price = price_for(rng, self._actions(moment.moods, self._fit(moment.homes, leaf)))
+        if self._kinds.paces > 1:
+            pace = next_pace(rng, moment.pause)
+        if self._kinds.styles > 1:
+            style = next_style(rng, self._kinds.style(self._places.kind(moment.index)))
+        return self._kinds.join(price, pace, style)
 
     def _fit(self, homes: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         """How well a leaf fits: 1 for a home, 0.6 beside one, 0.3 in the same large cluster, else 0."""

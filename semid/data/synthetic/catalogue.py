@@ -9,16 +9,17 @@ from math import gcd
 
 import numpy as np
 
-from semid.data.synthetic.effects import STYLE_SCALES, Sides, Styles, Turnover, growth
+from semid.data.synthetic.effects import STYLE_SCALES, Turnover, growth, planted_kinds
 from semid.data.synthetic.places import Places
 
 BLOCK = 1024
 LATENT_DIM = 16
 _LEVEL_SCALES = (1.0, 0.7, 0.5)
 _PLACE_SCALE = 0.3
+_KIND_SCALE = 0.5
 _ITEMS_A_LEAF = 25
 _MOST_LEAVES = 100_000
-_STYLE_KEY = 10
+_KIND_KEY = 10
 _RAW_BASE = 20_000_000_000
 _RAW_PRIME = 9_999_999_967
 
@@ -86,6 +87,7 @@ class Catalogue:
         branching: children of each node on each of three levels.
         num_leaves: clusters at the bottom.
         starts: (leaves + 1,) first item of each leaf.
+        kinds: what items of a place differ by.
         places: where the items of a leaf lie.
         turnover: which of the places are on show when.
         leaf_weights: (leaves,) popularity of each leaf, sums to one.
@@ -102,11 +104,13 @@ class Catalogue:
         rng = self.generator(0)
         sizes = 1 + rng.multinomial(num_items - self.num_leaves, rng.dirichlet(np.full(self.num_leaves, 4.0)))
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.places = Places(sizes, sides=Sides(effects).count, styles=Styles(effects).count)
+        self.kinds = planted_kinds(effects)
+        self.places = Places(sizes, self.kinds.count)
         self.turnover = Turnover(effects, self.places.lengths, self.generator(10).integers(self.places.lengths))
         weights = 1 / (3.0 + rng.permutation(self.num_leaves))
         self.leaf_weights = weights / weights.sum()
         self._centres = self._leaf_centres(rng)
+        self._looks = self._kind_looks()
         self._directions = rng.standard_normal((2, 64, LATENT_DIM), np.float32) * np.float32(_PLACE_SCALE)
 
     def generator(self, *purpose: int) -> np.random.Generator:
@@ -120,6 +124,16 @@ class Catalogue:
             nodes = rng.standard_normal((self.branching ** (level + 1), LATENT_DIM), np.float32)
             centres += np.float32(scale) * nodes[self.ancestors(leaves, level)]
         return centres
+
+    def _kind_looks(self) -> np.ndarray:
+        """What pace and price add to the items of each kind; the style adds nothing. (kinds, LATENT_DIM) float32"""
+        rng = self.generator(11)
+        kinds = np.arange(self.kinds.count)
+        looks = np.zeros((len(kinds), LATENT_DIM), np.float32)
+        for values in (self.kinds.price(kinds), self.kinds.pace(kinds)):
+            if values.max():
+                looks += np.float32(_KIND_SCALE) * rng.standard_normal((2, LATENT_DIM), np.float32)[values]
+        return looks
 
     def ancestors(self, leaves: np.ndarray, level: int) -> np.ndarray:
         """Node of each leaf at level 0, 1 or 2; level 2 is the leaf itself."""
@@ -152,19 +166,20 @@ class Catalogue:
         return raw
 
     def latents(self, items: Items) -> np.ndarray:
-        """Where items lie: the centre of the leaf plus a place on a circle around it. (n, LATENT_DIM) float32
+        """Where items lie: the centre of the leaf, a place on a circle around it, the kind. (n, LATENT_DIM) float32
 
         Neighbours on the circle are neighbours in the log, so that vectors tell what comes next.
         """
         pair = self._directions[:, items.leaves % self._directions.shape[1]]
         turn = (2 * np.pi * items.angles).astype(np.float32)[:, None]
         latents: np.ndarray = self._centres[items.leaves] + np.cos(turn) * pair[0] + np.sin(turn) * pair[1]
+        latents += self._looks[self.kinds_of(items)]
         return latents
 
-    def styles(self, items: Items) -> np.ndarray:
-        """Style of each item, cold or not. (n,)"""
-        drawn = (mixed(self.seed, _STYLE_KEY, items.numbers) % np.uint64(self.places.styles)).astype(np.int64)
-        logged = self.places.style(items.numbers - self.starts[items.leaves])
+    def kinds_of(self, items: Items) -> np.ndarray:
+        """Kind of each item, cold or not. (n,)"""
+        drawn = (mixed(self.seed, _KIND_KEY, items.numbers) % np.uint64(self.kinds.count)).astype(np.int64)
+        logged = self.places.kind(items.numbers - self.starts[items.leaves])
         return np.where(items.numbers < self.num_items, logged, drawn)
 
     def field_sizes(self) -> dict[str, int]:
@@ -199,7 +214,7 @@ class Projection:
         self._signal = rng.standard_normal((LATENT_DIM, dim), np.float32) / np.float32(LATENT_DIM**0.5)
         self._nuisance = rng.standard_normal((_NUISANCE_RANK, dim), np.float32) / np.float32(_NUISANCE_RANK**0.5)
         self._offset = rng.standard_normal(dim, np.float32)
-        styles = catalogue.generator(3, self._key, 2).standard_normal((catalogue.places.styles, dim), np.float32)
+        styles = catalogue.generator(3, self._key, 2).standard_normal((catalogue.kinds.styles, dim), np.float32)
         strength = STYLE_SCALES.get(name, 0.0) if "modality" in catalogue.effects else 0.0
         self._styles = styles * np.float32(strength)
         self._noise = np.float32(_NOISES.get(name, 0.8))
@@ -212,7 +227,7 @@ class Projection:
         there = rng.random(count) < self._coverage
         nuisance = rng.standard_normal((count, _NUISANCE_RANK), np.float32) * self._noise
         vectors = self._catalogue.latents(items) @ self._signal + nuisance @ self._nuisance + self._offset
-        vectors += self._styles[self._catalogue.styles(items)]
+        vectors += self._styles[self._catalogue.kinds.style(self._catalogue.kinds_of(items))]
         vectors += rng.standard_normal(vectors.shape, np.float32) * (np.float32(0.5) * self._noise)
         lengths = np.exp(rng.standard_normal((count, 1), np.float32) * np.float32(0.1))
         return vectors * lengths, there

@@ -1,37 +1,69 @@
-"""Where items lie within their leaf: on a side, at a place of that side's circle, in a style."""
+"""Where items lie within their leaf: at a place of its circle, one of every kind at each place."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Places:
-    """Leaves whose items differ by more than their place on a circle, where effects ask for it.
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """Kinds of items, 0 to ``count`` - 1, told apart by price, pace and style; one of each makes a single kind."""
 
-    Item ``index`` of a leaf, from 0, is the one with ``index = (side · length + place) · styles + style``. So sides
-    are arcs of the leaf and show in vectors like places, whereas styles alternate too finely to show there. What
-    the division of a leaf leaves over lies at its end and is shown to nobody.
+    prices: int = 1
+    paces: int = 1
+    styles: int = 1
 
-    Attributes:
-        sides, styles: how many there are in every leaf; one of each makes index and place the same.
-        lengths: (leaves,) places of each side of a leaf.
-    """
+    @property
+    def count(self) -> int:
+        return self.prices * self.paces * self.styles
 
-    def __init__(self, sizes: np.ndarray, *, sides: int, styles: int) -> None:
-        self.sides = sides
-        self.styles = styles
-        self.lengths = np.maximum(sizes // (sides * styles), 1)
-        self._last = sizes - 1
+    def join(self, price: np.ndarray, pace: np.ndarray, style: np.ndarray) -> np.ndarray:
+        """The kind of so many items. (n,)"""
+        kind: np.ndarray = (price * self.paces + pace) * self.styles + style
+        return kind
 
-    def place(self, leaf: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Place on the circle of the item's side. (n,)"""
-        place: np.ndarray = index // self.styles % self.lengths[leaf]
-        return place
+    def price(self, kind: np.ndarray) -> np.ndarray:
+        """(n,)"""
+        price: np.ndarray = kind // (self.paces * self.styles)
+        return price
 
-    def style(self, index: np.ndarray) -> np.ndarray:
-        """Style of the item. (n,)"""
-        style: np.ndarray = index % self.styles
+    def pace(self, kind: np.ndarray) -> np.ndarray:
+        """(n,)"""
+        pace: np.ndarray = kind // self.styles % self.paces
+        return pace
+
+    def style(self, kind: np.ndarray) -> np.ndarray:
+        """(n,)"""
+        style: np.ndarray = kind % self.styles
         return style
 
-    def index(self, leaf: np.ndarray, side: np.ndarray, place: np.ndarray, style: np.ndarray) -> np.ndarray:
+
+class Places:
+    """Leaves as circles of places.
+
+    Item ``index`` of a leaf, from 0, is the one with ``index = place · kinds + kind``. What is left over where the
+    kinds do not divide the leaf lies at its end and is shown to nobody.
+
+    Attributes:
+        lengths: (leaves,) places of each circle.
+    """
+
+    def __init__(self, sizes: np.ndarray, num_kinds: int) -> None:
+        self._num_kinds = num_kinds
+        self._last = sizes - 1
+        self.lengths = np.maximum(sizes // num_kinds, 1)
+
+    def place(self, leaf: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Place of the item on the circle. (n,)"""
+        place: np.ndarray = index // self._num_kinds % self.lengths[leaf]
+        return place
+
+    def kind(self, index: np.ndarray) -> np.ndarray:
+        """Kind of the item. (n,)"""
+        kind: np.ndarray = index % self._num_kinds
+        return kind
+
+    def index(self, leaf: np.ndarray, place: np.ndarray, kind: np.ndarray) -> np.ndarray:
         """The item there; in a leaf too small to have one, the last. (n,)"""
-        index: np.ndarray = np.minimum((side * self.lengths[leaf] + place) * self.styles + style, self._last[leaf])
+        index: np.ndarray = np.minimum(place * self._num_kinds + kind, self._last[leaf])
         return index

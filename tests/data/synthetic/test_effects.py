@@ -19,7 +19,7 @@ SEED = 5
 class Seen:
     """All events of some users, one after the other, and what the generator knows of their items."""
 
-    def __init__(self, effects: tuple[str, ...], num_users: int = 2000, num_items: int = 4000) -> None:
+    def __init__(self, effects: tuple[str, ...], num_users: int, num_items: int) -> None:
         self.catalogue = Catalogue(num_items, num_items // 4, SEED, effects)
         behaviour = Behaviour(self.catalogue, num_users, 30.0)
         logs = [behaviour.logs(number) for number in range(behaviour.num_batches)]
@@ -31,6 +31,7 @@ class Seen:
         self.index = self.items - self.catalogue.starts[self.leaves]
         self.length = self.catalogue.places.lengths[self.leaves]
         self.place = self.catalogue.places.place(self.leaves, self.index)
+        self.kind = self.catalogue.places.kind(self.index)
         # Of every event but the first: whether the one before is of the same user, or even of the same session.
         self.follows = users[1:] == users[:-1]
         gaps = np.diff(self.times)
@@ -41,8 +42,8 @@ class Seen:
 
 
 @cache
-def seen(*effects: str) -> Seen:
-    return Seen(effects)
+def seen(*effects: str, num_items: int = 4000) -> Seen:
+    return Seen(effects, 2000, num_items)
 
 
 def guessed(answers: np.ndarray, hints: np.ndarray) -> float:
@@ -57,44 +58,33 @@ def before(values: np.ndarray, sessions: np.ndarray) -> np.ndarray:
     return np.where(known, np.roll(values, 1), -1)
 
 
-def ways(events: Seen) -> tuple[np.ndarray, np.ndarray]:
-    """Which events follow another by a few places on the circle of one leaf, and of those which go forwards."""
-    moved = np.diff(events.place) % events.length[1:]
-    near = np.minimum(moved, events.length[1:] - moved) <= 3
-    steps = events.in_session & (np.diff(events.leaves) == 0) & (moved > 0) & near & (events.length[1:] > 8)
-    return steps, (moved <= 3)[steps].astype(np.int64)
-
-
-def test_the_pause_says_which_way_and_order_does_not() -> None:
+def test_the_pause_says_which_pace_and_order_does_not() -> None:
     events = seen("time")
-    steps, forwards = ways(events)
-    assert steps.sum() > 0.3 * events.in_session.sum()
-    assert guessed(forwards, events.pause[:-1][steps] < 45) > 0.9
-    assert guessed(forwards, before(forwards, events.sessions[1:][steps])) < 0.65
-    steps, forwards = ways(seen())
-    by_pause = guessed(forwards, seen().pause[:-1][steps] < 45)
-    assert by_pause == guessed(forwards, np.zeros(len(forwards))), "without the effect a pause says nothing"
+    pace = events.catalogue.kinds.pace(events.kind)[1:][events.follows]
+    pauses = events.pause[:-1][events.follows]
+    assert 0.4 < (pauses < 30).mean() < 0.6
+    assert guessed(pace, pauses < 30) > 0.85
+    assert guessed(pace, before(pace, events.sessions[1:][events.follows])) < 0.6
+    other = seen("modality")
+    pauses = other.pause[:-1][other.follows]
+    nothing = (other.kind % 2)[1:][other.follows]
+    assert guessed(nothing, pauses < 30) < guessed(nothing, np.zeros(len(nothing))) + 0.01
 
 
-def leaf_steps(events: Seen) -> tuple[np.ndarray, np.ndarray]:
-    """Which events change to a leaf under the same parent, and how far beside."""
-    branching = events.catalogue.branching
-    parents = events.leaves // branching
-    steps = events.in_session & (np.diff(parents) == 0) & (np.diff(events.leaves) != 0)
-    return steps, (np.diff(events.leaves) % branching)[steps]
+def changes(events: Seen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the changes of leaf in sessions: the new leaf's place among its three, the hour before, the session."""
+    changed = events.in_session & (np.diff(events.leaves) != 0)
+    return (events.leaves % 3)[1:][changed], events.times[:-1][changed] // 3600 % 24, events.sessions[1:][changed]
 
 
-def test_the_hour_says_which_leaf_beside_and_order_only_after_another() -> None:
-    events = seen("time")
-    steps, far = leaf_steps(events)
-    hour = events.times[:-1][steps] // 3600 % 24
-    assert guessed(far, hour) > 0.85
-    assert guessed(far, np.zeros(len(far))) < 0.45
-    assert guessed(far, before(far, events.sessions[1:][steps])) < 0.75
+def test_the_hour_says_which_leaf_and_order_only_after_an_earlier_change() -> None:
+    third, hour, sessions = changes(seen("time", num_items=12_000))  # so that parents have more than three leaves
     assert len(np.unique(hour)) == 24
-    steps, far = leaf_steps(seen())
-    hour = seen().times[:-1][steps] // 3600 % 24
-    assert guessed(far, hour) - guessed(far, np.zeros(len(far))) < 0.02
+    assert guessed(third, hour) > 0.95
+    assert guessed(third, np.zeros(len(third))) < 0.4
+    assert guessed(third, before(third, sessions)) < 0.8
+    third, hour, _ = changes(seen())
+    assert guessed(third, hour) < 0.42
 
 
 def top(items: np.ndarray, count: int = 10) -> np.ndarray:
@@ -115,10 +105,10 @@ def hits_by_action(events: Seen, *, asked: bool) -> float:
     return float(np.mean([events.items[event] in best[events.leaves[event]] for event in wanted]))
 
 
-def test_the_action_says_which_side() -> None:
+def test_the_action_says_which_price() -> None:
     events = seen("action")
-    side = (events.index >= events.length).astype(np.int64)
-    shares = [side[events.actions == action].mean() for action in (0, 1, 2)]
+    price = events.catalogue.kinds.price(events.kind)
+    shares = [price[events.actions == action].mean() for action in (0, 1, 2)]
     assert shares[0] < 0.12
     assert min(shares[1:]) > 0.85
     assert hits_by_action(events, asked=True) > 3 * hits_by_action(events, asked=False)
@@ -137,9 +127,9 @@ def hits_by_counts(events: Seen, days: int) -> float:
     """Share of events after a change of leaf among the ten items of the leaf that were seen most often before."""
     order = np.argsort(events.times, kind="stable")
     times, items = events.times[order], events.items[order]
-    changes = events.follows & (np.diff(events.leaves) != 0)
+    changed = events.follows & (np.diff(events.leaves) != 0)
     middle = (events.times[1:] > START + 20 * DAY) & (events.times[1:] < START + 55 * DAY)
-    asked = np.random.default_rng(0).choice(1 + np.flatnonzero(changes & middle), 800, replace=False)
+    asked = np.random.default_rng(0).choice(1 + np.flatnonzero(changed & middle), 800, replace=False)
     hits = 0
     for event in asked:
         first, last = np.searchsorted(times, events.times[event] + np.array([-days * DAY, 0]))
@@ -170,7 +160,7 @@ def neighbours_of_one_style(events: Seen, name: str) -> float:
         block = events.catalogue.block(number)
         drawn, there = projection.vectors(block, number)
         vectors.append(drawn[there])
-        styles.append(events.catalogue.styles(block)[there])
+        styles.append(events.catalogue.kinds.style(events.catalogue.kinds_of(block))[there])
     centred = np.concatenate(vectors) - np.concatenate(vectors).mean(axis=0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     cosine = unit @ unit.T
@@ -181,27 +171,27 @@ def neighbours_of_one_style(events: Seen, name: str) -> float:
 
 def test_users_keep_a_style_that_two_embeddings_show() -> None:
     events = seen("modality")
-    changes = events.follows & (np.diff(events.leaves) != 0)
-    style = events.catalogue.places.style(events.index)
-    assert (style[1:] == style[:-1])[changes].mean() > 0.85
-    assert np.bincount(style).min() > 0.2 * len(style), "no style is rare"
+    changed = events.follows & (np.diff(events.leaves) != 0)
+    style = events.catalogue.kinds.style(events.kind)
+    assert (style[1:] == style[:-1])[changed].mean() > 0.85
+    assert np.bincount(style).min() > 0.3 * len(style), "no style is rare"
     shares = {name: neighbours_of_one_style(events, name) for name in ("81", "82", "83", "84", "85", "86")}
     assert shares["85"] > 0.9
     assert 0.5 < shares["86"] < shares["85"]
-    assert max(shares[name] for name in ("81", "82", "83", "84")) < 0.3
-    style = seen().index % 4
-    changes = seen().follows & (np.diff(seen().leaves) != 0)
-    assert (style[1:] == style[:-1])[changes].mean() < 0.32
+    assert max(shares[name] for name in ("81", "82", "83", "84")) < 0.4
+    style = seen().index % 3
+    changed = seen().follows & (np.diff(seen().leaves) != 0)
+    assert (style[1:] == style[:-1])[changed].mean() < 0.4
 
 
 def test_no_item_column_shows_the_style() -> None:
     catalogue = seen("modality").catalogue
     block = catalogue.block(1)
-    columns = catalogue.features(block, 1)
+    style, columns = catalogue.kinds.style(catalogue.kinds_of(block)), catalogue.features(block, 1)
     for name in ITEM_FIELDS:
         values, there = columns[name]
         if values.max() < 60:
-            assert guessed(catalogue.styles(block)[there], values[there]) < 0.45, name
+            assert guessed(style[there], values[there]) < 0.45, name
 
 
 def test_the_published_coverages_stay() -> None:
