@@ -21,7 +21,9 @@ Pairs = tuple[Tensor, Tensor]
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Σ_p share_p · −log softmax over the bank of the logits of p at its own entry; P × M logits are never stored.
+    """Σ_p share_p · −log softmax over the bank of the logits of p at its own entry, each 1 where no shares are given.
+
+    P × M logits are never stored.
 
     The gradient of a chunk is formed while its softmax is at hand, so backward only multiplies by a number.
     """
@@ -33,7 +35,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         bank: Tensor,
         scale: Tensor,
         own: Tensor,
-        share: Tensor,
+        share: Tensor | None,
         offset: Tensor | None,
         excluded: Pairs | None,
         dtype: torch.dtype,
@@ -59,10 +61,13 @@ class _SoftmaxLoss(torch.autograd.Function):
             logits.scatter_(1, place, positive)  # is there for certain: neither corrected nor excluded
             peak = logits.amax(dim=1, keepdim=True)
             mass = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
-            total += (share[part, None] * (mass.log() + peak - positive)).sum()
+            lost = mass.log() + peak - positive
+            total += (lost if share is None else lost * share[part, None]).sum()
             probability = logits.div_(mass)
             probability.scatter_add_(1, place, torch.full_like(peak, -1.0))
-            probability = probability.mul_(share[part, None]).to(dtype)
+            if share is not None:
+                probability *= share[part, None]
+            probability = probability.to(dtype)
             torch.mm(probability, columns, out=state_gradient[part])
             bank_gradient += (probability.T @ scaled[part]).to(bank.dtype)
         state_gradient = state_gradient.to(states.dtype)
@@ -106,10 +111,10 @@ def softmax_loss(
         weights: (P,) of the positions in the mean; all alike without them.
         dtype: of the matrix products; that of ``states`` by default.
     """
-    share = shares(weights, len(states), states)
+    share = None if weights is None else shares(weights, len(states), states)
     arguments = (states, bank, scale, own, share, log_expected, excluded)
     total: Tensor = _SoftmaxLoss.apply(*arguments, dtype or states.dtype)  # type: ignore[no-untyped-call]
-    return total
+    return total / len(states) if share is None else total
 
 
 def shares(weights: Tensor | None, count: int, like: Tensor) -> Tensor:
