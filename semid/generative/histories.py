@@ -60,6 +60,10 @@ class TokenBatch:
         batches = [TokenBatch(*columns) for columns in zip(*pieces, strict=True)]
         return batches if parts == 1 else [batch for batch in batches if bool((batch.targets >= 0).any())]
 
+    def rows(self, part: slice) -> "TokenBatch":
+        """Some of the rows."""
+        return TokenBatch(**{name: value[part] for name, value in vars(self).items()})
+
     def last_tokens(self) -> Tensor:
         """(R,) place of the last real token of each row."""
         return (self.segments >= 0).sum(dim=1) - 1

@@ -25,6 +25,11 @@ class KeyValues:
         """Take rows (B',) of the batch, as when beams continue from their parents."""
         return KeyValues(self.keys[rows], self.values[rows])
 
+    @staticmethod
+    def concatenate(parts: Sequence["KeyValues"]) -> "KeyValues":
+        """Those of consecutive batches as one."""
+        return KeyValues(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
+
     def after(self, past: "Past | None") -> "Past":
         """These behind earlier ones."""
         if past is None:

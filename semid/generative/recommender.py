@@ -21,6 +21,7 @@ from semid.generative.beam_search import CodeScorer, beam_search, score_items
 from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeSearch, CodeTree
 from semid.generative.histories import BatchBuilder, Segments, TokenBatch, query_segments
+from semid.generative.layers import KeyValues
 from semid.generative.model import Model
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 from semid.generative.trie import CodeTrie
@@ -125,8 +126,17 @@ class GenerativeRecommender:
         batch = builder.build([[row] for row in range(len(rows))], int(builder.lengths.max()))
         batch = batch.to(self.catalogue.codes.device)
         told = _told(batch, action)
-        _, past = self.model.token_states(batch, self.catalogue, None, told)
+        firsts = range(0, len(rows), self._queries_at_once)
+        parts = [slice(first, first + self._queries_at_once) for first in firsts]
+        read = [self.model.token_states(batch.rows(p), self.catalogue, None, told[p])[1] for p in parts]
+        past = [KeyValues.concatenate(layers) for layers in zip(*read, strict=True)]
         return TrunkSearch.of(self.model, self._tree, batch, past, told)
+
+    @property
+    def _queries_at_once(self) -> int:
+        """So many that attention within their histories stays small, whose rows are longer in layout ``code``."""
+        slots = 1 if self.model.code_heads is None else 1 + len(self.catalogue.num_codes)
+        return max(1, _BATCH_QUERIES // slots**2)
 
     def _builder(self, segments: Segments) -> BatchBuilder:
         return BatchBuilder(segments, profile=self.model.config.profile_token, timeline=self.catalogue.timeline)
@@ -153,8 +163,8 @@ class GenerativeRecommender:
         device = self.catalogue.codes.device
         order = np.argsort(builder.lengths, kind="stable")  # batches of like lengths waste no padding
         told, untold = torch.empty(2, len(queries), config.width, device=device)
-        for first in range(0, len(order), _BATCH_QUERIES):
-            rows = order[first : first + _BATCH_QUERIES]
+        for first in range(0, len(order), self._queries_at_once):
+            rows = order[first : first + self._queries_at_once]
             batch = builder.build([[int(row)] for row in rows], int(builder.lengths[rows].max())).to(device)
             rows_there = torch.from_numpy(rows).to(device)
             told[rows_there], untold[rows_there] = self._last_states(batch, wanted)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from semid.generative.code_decoder import CodeHeads, CodeTree
 from semid.generative.histories import TokenBatch
-from semid.generative.layers import KeyValues, Past, SharedPast
+from semid.generative.layers import KeyValues, SharedPast
 from semid.generative.model import Model
 from semid.generative.trunk import Places, code_places
 
@@ -50,7 +50,7 @@ class TrunkSearch:
     told: Tensor
 
     @staticmethod
-    def of(model: Model, tree: CodeTree, batch: TokenBatch, past: list[Past], told: Tensor) -> "TrunkSearch":
+    def of(model: Model, tree: CodeTree, batch: TokenBatch, past: list[KeyValues], told: Tensor) -> "TrunkSearch":
         """Go on from histories that the trunk has read.
 
         Args:
@@ -74,8 +74,7 @@ class TrunkSearch:
             actions=extended(places.actions, torch.zeros_like(wanted)[:, None]),
             next_actions=extended(places.next_actions, wanted[:, None]),
         )
-        history = [layer for layer in past if isinstance(layer, KeyValues)]
-        return TrunkSearch(model, tree, history, places, wanted)
+        return TrunkSearch(model, tree, past, places, wanted)
 
     def first(self, state: Tensor) -> tuple[Tensor, TrunkSearchState]:
         """Log-probabilities (B, K_1) of the first code, from states (B, D) told the wanted action."""

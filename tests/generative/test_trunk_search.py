@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING, EventLog, Queries
+from semid.generative import recommender as module
 from semid.generative.catalogue import Catalogue
 from semid.generative.config import ActionConfig, ModelConfig, TrunkConfig
 from semid.generative.histories import BatchBuilder, TokenBatch, query_segments, training_segments
@@ -188,3 +189,18 @@ def test_a_code_layout_has_no_code_decoder(build: Any, catalogue: Catalogue) -> 
     model = build.model(catalogue, layout="code")
     assert model.code_decoder is None
     assert ModelConfig(layout="code").layout == "code"
+
+
+@torch.no_grad()
+def test_histories_are_read_a_few_at_a_time(
+    build: Any, rich: Dataset, catalogue: Catalogue, queries: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With four tokens an event, attention within a history takes sixteen times the memory."""
+    recommender = recommender_of(build, rich, catalogue)
+    items = np.tile(np.arange(5), (len(queries), 1))
+    whole = recommender.code_scores(recommender.encode(queries), items)
+    assert recommender._queries_at_once == 16
+    monkeypatch.setattr(module, "_BATCH_QUERIES", 48)
+    assert recommender._queries_at_once == 3
+    parts = recommender.code_scores(recommender.encode(queries), items)
+    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
