@@ -89,7 +89,7 @@ class GenerativeRecommender:
 
     def weights_changed(self) -> None:
         """Forget the item vectors; call after the model has been trained on."""
-        for name in ("item_vectors", "_item_vectors", "_tree"):
+        for name in ("item_vectors", "_item_vectors", "_tree", "_least_differences"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -253,6 +253,32 @@ class GenerativeRecommender:
             return logits.float().log_softmax(-1)[..., action - 1]
 
         return self._score(states, items, score)
+
+    @torch.inference_mode()
+    def action_bound(self, states: QueryStates) -> np.ndarray:
+        """At least the highest of the :meth:`action_scores` of all items. (Q,) float32
+
+        log p(a) = −log Σ_b exp(logit_b − logit_a), where state and item add to each logit: the least that any item
+        adds to every difference bounds the sum from below. In layout ``code`` state and item do not add up, and 0 is
+        all that can be said.
+        """
+        untold, action = states.untold, states.action
+        if untold is None or not action or self.model.code_heads is not None:
+            return np.zeros(len(states), np.float32)
+        head = self.model.action_head
+        assert head is not None
+        of_states = untold @ head.weight[:, : untold.shape[1]].T + head.bias
+        differences = of_states - of_states[:, action - 1, None] + self._least_differences[action - 1]
+        return -torch.logsumexp(differences, dim=1).cpu().numpy()
+
+    @cached_property
+    @torch.inference_mode()
+    def _least_differences(self) -> Tensor:
+        """(A, A): the least, over all items, of what an item adds to the logit of action b over that of action a."""
+        head = self.model.action_head
+        assert head is not None
+        added = self._item_vectors @ head.weight[:, self.model.config.width :].T
+        return torch.stack([(added - added[:, action, None]).amin(0) for action in range(added.shape[1])])
 
     def _score(
         self, states: QueryStates, items: np.ndarray, score: Callable[[np.ndarray, Tensor], Tensor]

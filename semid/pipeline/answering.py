@@ -201,7 +201,7 @@ class Answerer:
         ranking = rank(candidates, weights, candidates.items.shape[1])
         if found.bound is None:
             return ranking
-        bound = evidence.bound_of_others(self.recommender, found.bound, name, weights, past)
+        bound = evidence.bound_of_others(self.recommender, states, found.bound, name, weights, past)
         return replace(ranking, bound=bound)
 
     def _weights(self, mode: str) -> Mapping[str, float]:

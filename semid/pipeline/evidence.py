@@ -153,7 +153,12 @@ def fit(candidates: Candidates, queries: Queries, mode: str) -> dict[str, float]
 
 
 def bound_of_others(
-    recommender: GenerativeRecommender, bound: np.ndarray, name: str, weights: Mapping[str, float], past: Past
+    recommender: GenerativeRecommender,
+    states: QueryStates,
+    bound: np.ndarray,
+    name: str,
+    weights: Mapping[str, float],
+    past: Past,
 ) -> np.ndarray:
     """Most that an item may score that is neither found nor of the past that is judged. (Q,)
 
@@ -161,11 +166,13 @@ def bound_of_others(
         bound: (Q,) most that the search's score of such an item may be.
     """
     weight = weights[name] * (_scale(recommender) if name == DENSE else 1.0)
-    # The other evidence of such an item is at most 0: it is not of the past, and its action no more than certain.
+    # Such an item is not of the past; its action is no more certain than that of any item.
     there = bound > -np.inf  # otherwise nothing is left, whatever the weight
     if recommender.catalogue.timeline is not None and any(weights.get(name) for name in _POPULARITY):
         return np.full(len(bound), np.inf)  # an item may be as popular as it likes
     most = np.where(there, weight * np.where(there, bound, 0.0).astype(np.float64), -np.inf)
+    if weights.get(ACTION):
+        most = most + weights[ACTION] * recommender.action_bound(states).astype(np.float64)
     return np.where(past.all_judged, most, np.inf)
 
 

@@ -151,6 +151,16 @@ def test_code_scores_are_log_probabilities_of_the_codes(
             assert scores[query, item] == pytest.approx(total, abs=1e-4)
 
 
+def test_no_action_is_likelier_than_its_bound(recommender: GenerativeRecommender, rich: Dataset) -> None:
+    everything = np.tile(np.arange(24), (len(rich.split("test")), 1))
+    for action in ("show", "click", "buy"):
+        states = recommender.encode(rich.split("test"), action)
+        highest, bound = recommender.action_scores(states, everything).max(1), recommender.action_bound(states)
+        assert (bound >= highest - 1e-5).all()
+        assert (bound < -1e-3).any()
+    assert not recommender.action_bound(recommender.encode(rich.split("test"), "any")).any()
+
+
 def test_padding_scores_nothing(recommender: GenerativeRecommender, states: QueryStates) -> None:
     items = np.array([[3, -1, 4], [-1, -1, -1], [1, 2, -1]])
     few = QueryStates(states.states[:3], states.queries.select(np.arange(3)))
