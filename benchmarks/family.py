@@ -19,12 +19,12 @@ import torch
 from quality import prepared
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from semid.data.cooccurrence import cooccurrence_embedding
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding, Fields
 from semid.data.splits import SplitConfig
+from semid.evaluation.over_seeds import mean_over_seeds
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -103,8 +103,8 @@ def rows_of(embedding: Embedding, rows: np.ndarray) -> Embedding:
 
 def interval(values: list[float]) -> str:
     """Mean and half width of the 95 % interval."""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
-    return f"{np.mean(values):.4f} ± {half:.4f}"
+    mean, half = mean_over_seeds(values)
+    return f"{mean:.4f} ± {half or 0:.4f}"
 
 
 if __name__ == "__main__":

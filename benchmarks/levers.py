@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from measuring import Settings, colliding, equal_threads, perplexities, relative_error, tell
 from peers.residual_quantisers import PEERS
-from scipy import stats
 from sections.real import real_vectors, split_items
 from synthetic_vectors import MixtureConfig, hierarchical_mixture
 
+from semid.evaluation.over_seeds import mean_over_seeds
 from semid.tokenizers.rq_kmeans import RQKMeans, RQKMeansConfig, decode
 
 PLAIN: dict[str, Any] = {"beam": 1, "rounds": 0, "hartigan": "never"}
@@ -137,10 +137,8 @@ def summary(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     """Mean of each figure, and half the width of its 95 % interval by Student's t."""
     result = {}
     for name in figures[0]:
-        values = np.array([found[name] for found in figures])
-        spread = values.std(ddof=1) if len(values) > 1 else 0.0
-        half = stats.t.ppf(0.975, max(len(values) - 1, 1)) * spread / np.sqrt(len(values))
-        result |= {name: round(float(values.mean()), 5), f"{name} +-": round(float(half), 5)}
+        mean, half = mean_over_seeds([found[name] for found in figures])
+        result |= {name: round(mean, 5), f"{name} +-": round(half or 0.0, 5)}
     return result
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import sparse, stats
+from scipy import sparse
 
 from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset, ranges
@@ -30,6 +30,7 @@ from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.evaluation.comparison import ModeResult, compare
+from semid.evaluation.over_seeds import mean_over_seeds
 from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
@@ -220,12 +221,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, fl
     for mode in runs[0]["modes"]:
         summary[mode] = {}
         for metric in runs[0]["modes"][mode]:
-            values = np.array([r["modes"][mode][metric] for r in runs])
-            half = None
-            if len(values) > 1:
-                spread = values.std(ddof=1) / np.sqrt(len(values))
-                half = round(float(spread * stats.t.ppf(0.975, len(values) - 1)), 6)
-            summary[mode][metric] = (round(float(values.mean()), 6), half)
+            mean, half = mean_over_seeds([r["modes"][mode][metric] for r in runs])
+            summary[mode][metric] = (round(mean, 6), half and round(half, 6))
     return summary
 
 

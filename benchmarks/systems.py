@@ -17,7 +17,7 @@ import os
 import platform
 import re
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import cell, content_names, prepared, summarise, trained_to_end
+from quality import cell, content_names, prepared, trained_to_end
 from rich.console import Console
 from rich.table import Table
 
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.evaluation.metrics import Targets, evaluate, query_metrics
+from semid.evaluation.over_seeds import mean_over_seeds
 from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
@@ -42,10 +43,10 @@ from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.ranking import Ranking
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
-K, BEAM, ANSWERED = 10, 50, 2048
-# One size for all systems but the baseline, whose size is its own.
-SIZE = {"width": 128, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 0}
-NEGATIVES = 4096
+K, BEAM, ANSWERED, BASE = 10, 20, 2048, "small"
+# One size for all systems but the baseline, whose size is its own; a bank for all, however small the catalogue.
+SIZE = {"width": 128, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 0, "full_softmax_items": 0}
+NEGATIVES, BATCH_TOKENS, CODES = 2048, 2048, (256, 256, 256)
 SYSTEMS = ("baseline", "baseline-infonce", "sasrec", "tiger", "small")
 SYSTEMS += ("first", "second", "third", "award", "onepiece", "finalist")
 ALL = ",".join(PRESETS["small"].model.features)
@@ -89,6 +90,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "8 experts": {"moe.num_experts": "8", "moe.hidden": "128", "moe.shared_hidden": "128"},
     "layout code": {"layout": "code"},
 }
+Run = dict[str, Any]
+Runs = dict[str, list[Run]]
+ABSENT = "–"
 VARIANTS: dict[str, dict[str, Any]] = {**{name: {"preset": name} for name in SYSTEMS}, **PARTS}
 
 
@@ -108,18 +112,21 @@ def main() -> None:
     unknown = set(arguments.variants) - set(VARIANTS)
     if unknown:
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are: {'; '.join(VARIANTS)}")
-    results = []
+    results, text = {}, ""
     for source in arguments.datasets:
         prepared(source, arguments.work / source.name, arguments.protocol)
-        for variant in arguments.variants:
-            runs = [run(source, variant, seed, arguments) for seed in arguments.seeds]
-            summary = summarise([{"modes": {"": run["metrics"]}} for run in runs])[""]
-            results.append({"set": source.name, "variant": variant, "runs": runs, "summary": summary})
-        table = rows([result for result in results if result["set"] == source.name])
-        show(source.name, table)
-        if arguments.table:
-            with arguments.table.open("a", encoding="utf-8") as file:
-                file.write(markdown(source.name, table))
+        found = {
+            name: [run(source, name, seed, arguments) for seed in arguments.seeds] for name in arguments.variants
+        }
+        for title, table in (
+            (f"{source.name}: test split", worth(found)),
+            (f"{source.name}: action told", told(found)),
+        ):
+            show(title, table)
+            text += markdown(title, table)
+        results[source.name] = found
+    if arguments.table:
+        arguments.table.write_text(text, encoding="utf-8")
     hardware = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
     print(json.dumps({"benchmark": "systems", **hardware, "seeds": arguments.seeds, "results": results}))
 
@@ -146,7 +153,12 @@ def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[
     dataset, changes = Dataset.open(data), dict(VARIANTS[variant])
     place = folder / re.sub(r"[^A-Za-z0-9.]+", "-", variant)
     tokenizer = fitted(dataset, folder, seed, changes.pop("emb", None), changes.pop("collisions", None))
-    train = {"epochs": limits["epochs"], "max_minutes": limits["max_minutes"], **changes.pop("train", {})}
+    train = {
+        "batch_tokens": BATCH_TOKENS,
+        "epochs": limits["epochs"],
+        "max_minutes": limits["max_minutes"],
+        **changes.pop("train", {}),
+    }
     preset = PRESETS[changes.get("preset", "small")]
     kept = {key: value for key, value in preset.train.items() if key.startswith(("finetune", "weight", "learning"))}
     config = TrainConfig(**{**kept, **train, "seed": seed})
@@ -155,7 +167,7 @@ def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[
     trained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     weights = sum(weight.numel() for weight in recommender.model.parameters())
     return {
-        "metrics": judged(recommender, dataset, limits["queries"]),
+        "metrics": judged(recommender, dataset, limits["queries"], told=tells_actions(variant)),
         "minutes": round(history[-1]["seconds"] / 60, 2),
         "epochs": history[-1]["epoch"],
         "best_epoch": history[-1]["best_epoch"],
@@ -174,7 +186,7 @@ def fitted(
         return SemanticIdTokenizer.load(place)
     chosen = chosen_embeddings(dataset, names or content_names(dataset))
     options = {"collisions": collisions} if collisions else {}
-    return fit_tokenizer(dataset, TokenizerConfig(**chosen, **options, seed=seed), place)
+    return fit_tokenizer(dataset, TokenizerConfig(**chosen, **options, codes=CODES, seed=seed), place)
 
 
 def model_config(changes: dict[str, Any]) -> ModelConfig:
@@ -197,8 +209,18 @@ def model_config(changes: dict[str, Any]) -> ModelConfig:
     return with_settings(config, changes)
 
 
-def judged(recommender: GenerativeRecommender, dataset: Dataset, count: int) -> dict[str, float]:
-    """Score, HitRate by the action of the target, as usual and with that action wanted, and of cold targets."""
+def tells_actions(variant: str) -> bool:
+    """Whether it is about actions, so that what wanting another one does is measured too."""
+    changes = VARIANTS[variant]
+    return variant in (*SYSTEMS, "fine-tuned on clicks and conversions") or any("action." in key for key in changes)
+
+
+def judged(recommender: GenerativeRecommender, dataset: Dataset, count: int, *, told: bool) -> dict[str, float]:
+    """Score, HitRate by the action of the target, and of cold targets.
+
+    Args:
+        told: also by action with the target's own action wanted, and with none.
+    """
     queries = dataset.split("test").sample(count)
     usual = answered(recommender, queries, "usual")
     weights = dataset.action_weights if any(dataset.action_weights[a] for a in set(queries.target_actions)) else None
@@ -208,16 +230,20 @@ def judged(recommender: GenerativeRecommender, dataset: Dataset, count: int) -> 
     names = {"Score": f"Score@{K}", "ScoreWeighted": f"ScoreWeighted@{K}", "HR": f"HitRate@{K}"}
     metrics = {name: found[key] for name, key in names.items()}
     metrics |= {"HR cold": found[f"ColdHitRate@{K}"]} if f"ColdHitRate@{K}" in found else {}
-    told = bool(recommender.model.config.action.condition)
+    told = told and bool(recommender.model.config.action.condition)
+    hits = hit(usual, queries)
+    untold = hit(answered(recommender, queries, ANY_ACTION), queries) if told else hits
     for action, name in enumerate(dataset.action_names):
         rows = np.flatnonzero(queries.target_actions == action)
         if not len(rows):
             continue
-        part = queries.select(rows)
-        metrics[f"HR {name}"] = hit_rate(Ranking(usual.items[rows], usual.scores[rows]), part)
+        metrics[f"HR {name}"] = float(hits[rows].mean())
         if told and action in recommender.catalogue.trained_actions:
-            metrics[f"HR {name} told"] = hit_rate(answered(recommender, part, name), part)
-            metrics[f"HR {name} any"] = hit_rate(answered(recommender, part, ANY_ACTION), part)
+            part = queries.select(rows)
+            is_usual = name == recommender.usual_action
+            wanted = hits[rows] if is_usual else hit(answered(recommender, part, name), part)
+            metrics[f"HR {name} told"] = float(wanted.mean())
+            metrics[f"HR {name} any"] = float(untold[rows].mean())
     return metrics
 
 
@@ -229,38 +255,69 @@ def answered(recommender: GenerativeRecommender, queries: Queries, action: str) 
     return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])
 
 
-def hit_rate(ranking: Ranking, queries: Queries) -> float:
-    return float(query_metrics(ranking, Targets.of(queries), K).hit_rate.mean())
+def hit(ranking: Ranking, queries: Queries) -> np.ndarray:
+    """(Q,) 1 where the target is among the first K, otherwise 0."""
+    return query_metrics(ranking, Targets.of(queries), K).hit_rate
 
 
-def rows(results: list[dict[str, Any]]) -> list[list[str]]:
-    """The table: metrics over seeds, tokens a second, memory, minutes."""
-    names = [name for name in results[0]["summary"] if any(name in result["summary"] for result in results)]
-    names = list(dict.fromkeys([*names, *(name for result in results for name in result["summary"])]))
-    names = [name for name in names if not name.endswith(" any")]
-    table = [["variant", *names, "tokens/s", "MB", "minutes"]]
-    for result in results:
-        runs, summary = result["runs"], result["summary"]
-        cells = [cell(*summary[name]) if name in summary else "–" for name in names]
+def worth(found: Runs) -> list[list[str]]:
+    """A row a variant: metrics, the Score over the small model's of the same seeds, and what it costs."""
+    names = list(dict.fromkeys(name for runs in found.values() for run in runs for name in run["metrics"]))
+    names = [name for name in names if not name.endswith((" any", " told"))]
+    lines = [["variant", *names, f"Score − {BASE}", "tokens/s", "MB", "minutes"]]
+    for variant, runs in found.items():
+        cells = [over_seeds(runs, lambda run, name=name: run["metrics"].get(name)) for name in names]
+        cells.append(beyond(runs, found.get(BASE, [])) if variant != BASE else "")
         costs = [np.mean([run[key] for run in runs]) for key in ("tokens_per_second", "megabytes", "minutes")]
-        table.append([result["variant"], *cells, f"{costs[0]:,.0f}", f"{costs[1]:,.0f}", f"{costs[2]:.1f}"])
-    return table
+        lines.append([variant, *cells, f"{costs[0]:,.0f}", f"{costs[1]:,.0f}", f"{costs[2]:.1f}"])
+    return lines
 
 
-def show(name: str, lines: list[list[str]]) -> None:
-    """The table of a dataset."""
-    table = Table(title=f"{name}: test split")
+def told(found: Runs) -> list[list[str]]:
+    """A row a variant that can be told an action: HitRate of targets with an action, told none, told theirs."""
+    keys = dict.fromkeys(name for runs in found.values() for name in runs[0]["metrics"] if name.endswith(" told"))
+    names = [key.removesuffix(" told") for key in keys]
+    lines = [["variant", *(f"{name}{what}" for name in names for what in (", told none", ", told", ", gain"))]]
+    for variant, runs in found.items():
+        cells = []
+        for name in names:
+            of_none, of_told = (lambda run, key=f"{name} {what}": run["metrics"].get(key) for what in ("any", "told"))
+            cells += [over_seeds(runs, of_none), over_seeds(runs, of_told)]
+            cells.append(
+                over_seeds(runs, lambda run, a=of_none, b=of_told: None if a(run) is None else b(run) - a(run))
+            )
+        if set(cells) - {ABSENT}:
+            lines.append([variant, *cells])
+    return lines
+
+
+def beyond(runs: list[Run], base: list[Run]) -> str:
+    """How much more the Score is than the base's with the same seed."""
+    scores = {run["seed"]: run["metrics"]["Score"] for run in base}
+    common = [run for run in runs if run["seed"] in scores]
+    return over_seeds(common, lambda run: run["metrics"]["Score"] - scores[run["seed"]])
+
+
+def over_seeds(runs: list[Run], value: Callable[[Run], float | None]) -> str:
+    """Mean and interval of a value, where runs have it."""
+    values = [found for found in map(value, runs) if found is not None]
+    return cell(*mean_over_seeds(values)) if values else ABSENT
+
+
+def show(title: str, lines: list[list[str]]) -> None:
+    """A table on the terminal."""
+    table = Table(title=title)
     for column in lines[0]:
         table.add_column(column, justify="left" if column == "variant" else "right")
     for line in lines[1:]:
         table.add_row(*line)
-    Console(width=200).print(table)
+    Console(width=240).print(table)
 
 
-def markdown(name: str, lines: list[list[str]]) -> str:
+def markdown(title: str, lines: list[list[str]]) -> str:
     """The same as Markdown."""
     head, *body = lines
-    text = [f"### {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    text = [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     text += [f"| {' | '.join(line).replace('0.', '.')} |" for line in body]
     return "\n".join([*text, "", ""])
 

@@ -23,7 +23,8 @@ from measuring import (
 )
 from ours import SYSTEM, fit_preprocessor, fit_residual
 from peers.residual_quantisers import GREEDY_FAISS, PEERS, Fitted, ResidualFit
-from scipy import stats
+
+from semid.evaluation.over_seeds import mean_over_seeds
 
 LEVELS, CODES, HELD_OUT = 3, 256, 0.1
 # Ours over theirs, on both kinds of items: against k-means per level, and against the best of Faiss.
@@ -120,11 +121,8 @@ def _averaged(line: Row, timings: Mapping[str, Timing]) -> Row:
 
 def _mean(timing: Timing, figure: str) -> tuple[float, float]:
     """Mean of the seeds and half the width of its 95 % interval, by Student's t."""
-    values = np.array([found[figure] for found in timing.figures])
-    if len(values) < 2:
-        return float(values.mean()), 0.0
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(half)
+    mean, half = mean_over_seeds([found[figure] for found in timing.figures])
+    return mean, half or 0.0
 
 
 def _judged(line: Row, timings: Mapping[str, Timing]) -> Row:
