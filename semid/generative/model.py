@@ -3,7 +3,7 @@
 Shapes: R rows, S tokens, P positions with a target, D width, N items, M chosen items.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,7 @@ from semid.generative.histories import TokenBatch
 from semid.generative.items import ItemEncoder
 from semid.generative.joining import Join
 from semid.generative.layers import Dropout, EmbeddingTables, Past, RMSNorm, SwiGLU
-from semid.generative.losses import action_loss, pair_loss, softmax_loss
 from semid.generative.moe import MoE
-from semid.generative.negatives import NegativeSampler
 from semid.generative.neighbourhood import NeighbourhoodMean
 from semid.generative.trunk import Places, Trunk, code_places
 from semid.generative.users import UserEncoder, UserFiLM
@@ -57,11 +55,6 @@ class Model(nn.Module):
         self.action_head = nn.Linear(2 * width, actions) if actions > 1 else None
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log(), requires_grad=config.similarity == "cosine")
         self.code_decoder = None if by_codes else _code_decoder(config, catalogue.num_codes)
-        self.weigh_actions(config.action.weights)
-
-    def weigh_actions(self, weights: Sequence[float]) -> None:
-        """Let targets count by their action from now on, as :class:`ActionConfig` says."""
-        self.action_weights = tuple(weights)
 
     @property
     def scale(self) -> Tensor:
@@ -127,10 +120,10 @@ class Model(nn.Module):
     def _item_tokens(self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None) -> Tensor:
         if all_items is not None:
             return F.embedding(batch.items, all_items)  # plain indexing sums its gradient in any order
-        tokens = self._encoded(batch.items.flatten(), catalogue, batch.times.flatten())
+        tokens = self.encoded(batch.items.flatten(), catalogue, batch.times.flatten())
         return tokens.view(*batch.items.shape, -1)
 
-    def _encoded(self, items: Tensor, catalogue: Catalogue, times: Tensor | None) -> Tensor:
+    def encoded(self, items: Tensor, catalogue: Catalogue, times: Tensor | None) -> Tensor:
         """Encodings (M, D) of items (M,) with what surrounded them at some times (M,), or after all training."""
         encoded = self._looked_up(items, catalogue)
         if self.neighbourhood is None or catalogue.graph is None:
@@ -179,7 +172,7 @@ class Model(nn.Module):
     def all_item_vectors(self, catalogue: Catalogue) -> Tensor:
         """Vectors (N, D) of all items as they stand after training, encoded block by block."""
         blocks = self._blocks(catalogue)
-        return torch.cat([self.item_vectors(self._encoded(block, catalogue, None)) for block in blocks])
+        return torch.cat([self.item_vectors(self.encoded(block, catalogue, None)) for block in blocks])
 
     def node_item_vectors(self, catalogue: Catalogue) -> Tensor:
         """The same (N, D) from the items alone, for the code decoder, which sees all of them at any time: what
@@ -203,139 +196,6 @@ class Model(nn.Module):
         assert self.action_head is not None
         result: Tensor = self.action_head(torch.cat([states, item_vectors.to(states.dtype)], dim=-1))
         return result
-
-    def losses(
-        self,
-        batch: TokenBatch,
-        catalogue: Catalogue,
-        sampler: NegativeSampler,
-        dtype: torch.dtype,
-        tree: CodeTree | None = None,
-    ) -> dict[str, Tensor]:
-        """The losses of one batch by name, each a mean over the positions with a target.
-
-        Args:
-            sampler: of the negatives, where not all items are.
-            dtype: of the large matrix products.
-            tree: for the code decoder, made a few steps ago, where not all items are encoded at each step.
-        """
-        with torch.autocast(batch.items.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            everything = None
-            if self.trains_all_items(catalogue):
-                rows = torch.arange(catalogue.num_items, device=batch.items.device)
-                everything = self.items(catalogue, rows)
-            wanted = (batch.targets.flatten() >= 0).nonzero()[:, 0]  # looked up once: a device is waited for
-            columns = (batch.targets, batch.target_actions, batch.target_times, batch.segments)
-            targets, actions, times, histories = (values.flatten()[wanted] for values in columns)
-            told = self._told(batch.target_actions)
-            tokens = self.token_states(batch, catalogue, everything, told)[0].flatten(0, 1)
-            told = told.flatten()[wanted]
-            untold = tokens[wanted, -1]
-            states = self.conditioned(untold, told)
-            weights = self._weights(actions)
-            losses: dict[str, Tensor] = {}
-            vectors = None if everything is None else self.item_vectors(everything)
-            if vectors is not None:
-                losses["contrastive"] = softmax_loss(
-                    self.query_vectors(states), vectors, self.scale, targets, weights=weights, dtype=dtype
-                )
-                positive = F.embedding(targets, vectors)
-            elif self.config.contrastive_weight == 0:
-                positive = self.item_vectors(self._encoded(targets, catalogue, times))
-            elif self.config.contrastive == "bank":
-                losses["contrastive"], positive = self._bank_loss(
-                    states, targets, times, histories, weights, catalogue, sampler, dtype
-                )
-            else:
-                events = batch.segments >= 0
-                seen = batch.segments[events], batch.items[events]
-                negatives = sampler.draw_own(self.config.pair_negatives, targets, histories, seen)
-                pairs = torch.cat([targets[:, None], negatives], dim=1)
-                losses["contrastive"], positive = self._pair_loss(states, pairs, times, weights, catalogue)
-            if self.config.code_weight > 0:
-                tree, codes = tree or self.code_tree(catalogue, vectors), catalogue.codes[targets]
-                if self.code_decoder is not None:
-                    losses["codes"] = self.code_decoder(states, codes, tree, dtype, weights)
-            if self.code_heads is not None:  # the codes of the target are tokens: it is the event that follows
-                after = tokens[wanted + 1, :-1]
-                untold = after[:, -1]
-                if self.config.code_weight > 0:
-                    known = [states, *(self.conditioned(level, told) for level in after[:, :-1].unbind(1))]
-                    losses["codes"] = self.code_heads(torch.stack(known, 1), states, codes, tree, dtype, weights)
-            if self.action_head is not None and self.config.action_weight > 0:
-                if self.config.action.in_trunk:  # where the state knows the answer there is nothing to learn
-                    actions = actions * (told == 0)
-                losses["action"] = action_loss(self.action_logits(untold, positive), actions)
-            balance = [layer.balance_loss for layer in self.experts() if layer.balance_loss is not None]
-            if balance:
-                losses["balance"] = torch.stack(balance).sum()
-        return losses
-
-    def _told(self, actions: Tensor) -> Tensor:
-        """What positions are told of the next action: some of them nothing, while training."""
-        rate = self.config.action.dropout
-        if not (self.training and rate):
-            return actions
-        return actions * (torch.rand(actions.shape, device=actions.device) >= rate)
-
-    def _weights(self, actions: Tensor) -> Tensor | None:
-        """(P,) how much targets with these actions (P,), 0 unknown, otherwise action + 1, count."""
-        if not self.action_weights:
-            return None
-        table = torch.tensor([self.action_weights[0], *self.action_weights], device=actions.device)
-        return table[actions.clamp(max=len(table) - 1)]
-
-    def _bank_loss(
-        self,
-        states: Tensor,
-        targets: Tensor,
-        times: Tensor,
-        histories: Tensor,
-        weights: Tensor | None,
-        catalogue: Catalogue,
-        sampler: NegativeSampler,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss over a sampled bank, and the vectors (P, D) of the targets.
-
-        A positive is seen as it stood at its time, a negative as at that of some position.
-        """
-        bank = sampler.draw(targets, histories)
-        of_others = torch.randint(len(times), (len(bank.rows) - len(times),), device=times.device)
-        encoded = self._encoded(bank.rows, catalogue, torch.cat([times, times[of_others]]))
-        entries = self.item_vectors(encoded)
-        loss = softmax_loss(
-            self.query_vectors(states),
-            entries,
-            self.scale,
-            torch.arange(len(targets), device=targets.device),
-            log_expected=bank.log_expected,
-            excluded=bank.excluded,
-            weights=weights,
-            dtype=dtype,
-        )
-        return loss, entries[: len(targets)]
-
-    def _pair_loss(
-        self, states: Tensor, pairs: Tensor, times: Tensor, weights: Tensor | None, catalogue: Catalogue
-    ) -> tuple[Tensor, Tensor]:
-        """The loss over ``pairs`` (P, 1 + n), each position's target and its own negatives; the targets' vectors."""
-        moments = times[:, None].expand(pairs.shape).flatten()
-        vectors = self.item_vectors(self._encoded(pairs.flatten(), catalogue, moments)).view(*pairs.shape, -1)
-        positive, query = vectors[:, 0], self.query_vectors(states)
-        binary = self.config.contrastive == "binary"
-        return pair_loss(query, positive, vectors[:, 1:], self.scale, weights=weights, binary=binary), positive
-
-    def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum that is minimised."""
-        config = self.config
-        weight = {
-            "contrastive": config.contrastive_weight,
-            "codes": config.code_weight,
-            "action": config.action_weight,
-            "balance": 1.0,  # it is weighed already
-        }
-        return torch.stack([weight[name] * loss for name, loss in losses.items()]).sum()
 
 
 def _code_decoder(config: ModelConfig, num_codes: tuple[int, ...]) -> CodeDecoder:

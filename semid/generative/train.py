@@ -24,6 +24,7 @@ from semid.generative.histories import BatchBuilder, TokenBatch, pack_rows, trai
 from semid.generative.model import Model
 from semid.generative.moe import dead_experts_warning, load_facts
 from semid.generative.negatives import NegativeSampler
+from semid.generative.objective import Objective
 from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
 from semid.progress import Progress, silent
 
@@ -151,7 +152,6 @@ class Trainer:
         settings = {name: value for name, value in asdict(config).items() if name not in _FREE_ON_RESUME}
         self.identity = plain_settings({"train": settings, **(identity or {})})
         self.device = catalogue.codes.device
-        self.dtype = matrix_dtype(config.precision, self.device)
         self.optimizers = Optimizers(model, config.learning_rate, config.weight_decay)
         self.rate = 0.0
         self.tree: CodeTree | None = None
@@ -169,7 +169,8 @@ class Trainer:
         batch_tokens = config.batch_tokens or _batch_tokens(int(self.builder.lengths.sum()))
         self.row_tokens = max(int(self.builder.lengths.max()), min(64, batch_tokens))
         self.rows_per_batch = max(1, batch_tokens // self.row_tokens)
-        self.sampler = NegativeSampler.of(dataset, catalogue.codes[:, 0], dict(model.config.negatives))
+        sampler = NegativeSampler.of(dataset, catalogue.codes[:, 0], dict(model.config.negatives))
+        self.objective = Objective(model, catalogue, sampler, matrix_dtype(config.precision, self.device))
         self.steps_per_epoch = -(-_estimate_rows(self.builder.lengths, self.row_tokens) // self.rows_per_batch)
         self.epochs = config.epochs or min(max(-(-LEAST_STEPS // self.steps_per_epoch), LEAST_EPOCHS), MOST_EPOCHS)
 
@@ -285,8 +286,8 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         targets = (batch.targets >= 0).sum()
         for part in batch.split(self.config.accumulate):
-            losses = self.model.losses(part, self.catalogue, self.sampler, self.dtype, self.tree)
-            losses["total"] = self.model.total(losses)
+            losses = self.objective.losses(part, self.tree)
+            losses["total"] = self.objective.total(losses)
             share = (part.targets >= 0).sum() / targets
             (share * losses["total"]).backward()  # type: ignore[no-untyped-call]
             for name, loss in losses.items():
@@ -305,7 +306,7 @@ class Trainer:
             done = max(done, int(total * self.state.seconds / (60 * self.config.max_minutes)))
         if done < first or first == total:
             return learning_rate_factor(done, first, self.config.warmup_share)
-        self.model.weigh_actions(self.config.finetune_weights)
+        self.objective.weigh_actions(self.config.finetune_weights)
         return self.config.finetune_rate * learning_rate_factor(done - first, total - first, self.config.warmup_share)
 
     def _settle(self) -> None:

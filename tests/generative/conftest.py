@@ -13,9 +13,11 @@ from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.features import Fields, ListField
+from semid.data.timeline import Timeline
 from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeDecoder, CodeTree
 from semid.generative.config import FEATURES, ModelConfig
+from semid.generative.histories import BatchBuilder, TokenBatch, training_segments
 from semid.generative.model import Model
 from semid.generative.recommender import GenerativeRecommender
 
@@ -162,3 +164,14 @@ def recommender(rich: Dataset, catalogue: Catalogue) -> GenerativeRecommender:
     """Random weights; items 0 and 5 are no candidates."""
     candidates = np.setdiff1d(np.arange(rich.num_items), [0, 5])
     return GenerativeRecommender(Build.model(catalogue), catalogue, candidates, rich.action_names)
+
+
+@pytest.fixture
+def builder(rich: Dataset) -> BatchBuilder:
+    return BatchBuilder(training_segments(rich, 8, profile=True), profile=True, timeline=Timeline.of(rich))
+
+
+@pytest.fixture
+def packed(builder: BatchBuilder) -> TokenBatch:
+    """Two rows of several segments each, with padding behind."""
+    return builder.build([[3, 0, 5, 1], [4, 2, 6]], 30)

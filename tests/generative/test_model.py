@@ -12,11 +12,9 @@ from torch.nn import functional as F
 
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING
-from semid.data.timeline import Timeline
 from semid.errors import InputError
 from semid.generative.catalogue import Catalogue
 from semid.generative.clock import SIZES, columns_of
-from semid.generative.code_decoder import CodeTree
 from semid.generative.config import (
     FEATURES,
     MAX_SCALE,
@@ -25,11 +23,9 @@ from semid.generative.config import (
     ModelConfig,
     TrunkConfig,
 )
-from semid.generative.histories import BatchBuilder, TokenBatch, training_segments
-from semid.generative.losses import action_loss
+from semid.generative.histories import BatchBuilder, TokenBatch
 from semid.generative.model import Model
 from semid.generative.moe import MoE, MoEConfig
-from semid.generative.negatives import NegativeSampler
 from semid.generative.presets import PRESETS
 
 MOE = MoEConfig(num_experts=4, experts_per_token=2, hidden=8, shared_hidden=8)
@@ -53,17 +49,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 COLUMN_SIZES = [size for group in SIZES.values() for size in group]
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
-
-
-@pytest.fixture
-def builder(rich: Dataset) -> BatchBuilder:
-    return BatchBuilder(training_segments(rich, 8, profile=True), profile=True, timeline=Timeline.of(rich))
-
-
-@pytest.fixture
-def packed(builder: BatchBuilder) -> TokenBatch:
-    """Two rows of several segments each, with padding behind."""
-    return builder.build([[3, 0, 5, 1], [4, 2, 6]], 30)
 
 
 def changed(batch: TokenBatch, where: Tensor) -> TokenBatch:
@@ -193,78 +178,6 @@ def test_vectors_have_unit_length_and_scale_is_bounded(build: Any, catalogue: Ca
     assert float(model.scale) == MAX_SCALE
 
 
-def by_hand(
-    model: Model, batch: TokenBatch, catalogue: Catalogue, *, histories_count: bool = True
-) -> dict[str, Tensor]:
-    """The three losses from the public parts of the model, with or without the other targets of a history."""
-    wanted = batch.targets >= 0
-    targets, actions = batch.targets[wanted], batch.target_actions[wanted]
-    raw = model.states(batch, catalogue)[wanted]
-    states = model.conditioned(raw, actions)
-    vectors = model.item_vectors(model.items(catalogue, torch.arange(catalogue.num_items)))
-    logits = model.query_vectors(states) @ vectors.T * model.scale
-    if not histories_count:
-        for place, history in enumerate(batch.segments[wanted].tolist()):
-            others = targets[batch.segments[wanted] == history]
-            logits[place, others[others != targets[place]]] = -torch.inf
-    codes = catalogue.codes[targets]
-    tree = CodeTree(catalogue.trie, catalogue.trie.mean_vectors(vectors.detach()))
-    return {
-        "contrastive": F.cross_entropy(logits, targets),
-        "codes": model.code_decoder(states, codes, tree),
-        "action": action_loss(model.action_logits(raw, vectors[targets]), actions),
-    }
-
-
-def sampler(rich: Dataset, catalogue: Catalogue, **counts: int) -> NegativeSampler:
-    return NegativeSampler.of(rich, catalogue.codes[:, 0], counts)
-
-
-def test_losses_are_those_of_the_parts(build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch) -> None:
-    model = build.model(catalogue)
-    expected = by_hand(model, packed, catalogue)
-    losses = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
-    assert list(losses) == ["contrastive", "codes", "action"]
-    torch.testing.assert_close(losses, expected)
-    total = 1.0 * expected["contrastive"] + 0.5 * expected["codes"] + 0.1 * expected["action"]
-    torch.testing.assert_close(model.total(losses), total)
-
-    gradient = torch.autograd.grad(model.total(losses), list(model.parameters()), allow_unused=True)
-    wanted = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
-    for (name, _), mine, other in zip(model.named_parameters(), gradient, wanted, strict=True):
-        assert mine is not None, name
-        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
-
-
-def test_bfloat16_losses_are_close(build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch) -> None:
-    model = build.model(catalogue)
-    exact = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
-    rounded = model.losses(packed, catalogue, sampler(rich, catalogue), torch.bfloat16)
-    for name, loss in exact.items():
-        assert rounded[name].dtype == torch.float32
-        assert rounded[name].item() == pytest.approx(loss.item(), rel=0.05)
-        assert rounded[name].item() != loss.item()
-
-
-@pytest.mark.parametrize(
-    "counts",
-    [{"uniform": 20_000}, {"uniform": 10_000, "popular": 5_000, "recent": 5_000, "hard": 5_000}],
-    ids=["uniform", "all kinds"],
-)
-def test_sampled_losses_come_near_the_full_ones(
-    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch, counts: dict[str, int]
-) -> None:
-    """The full ones without the other targets of the same history, which count nowhere in a bank."""
-    full = build.model(catalogue, scale=3.0)
-    sampled = build.model(catalogue, scale=3.0, full_softmax_items=0)
-    torch.manual_seed(0)
-    expected = by_hand(full, packed, catalogue, histories_count=False)
-    losses = sampled.losses(packed, catalogue, sampler(rich, catalogue, **counts), torch.float32)
-    assert losses["contrastive"].item() == pytest.approx(expected["contrastive"].item(), rel=0.02)
-    assert losses["contrastive"].item() < 0.95 * by_hand(full, packed, catalogue)["contrastive"].item()
-    torch.testing.assert_close(losses["action"], expected["action"])
-
-
 def test_item_vectors_help_the_code_decoder_where_they_train_and_are_not_too_many(
     build: Any, catalogue: Catalogue
 ) -> None:
@@ -277,35 +190,6 @@ def test_item_vectors_help_the_code_decoder_where_they_train_and_are_not_too_man
     assert build.model(catalogue).code_tree(catalogue, None).vectors is None
     for changes in ({"node_vector_items": 23}, {"contrastive_weight": 0.0}):
         assert build.model(catalogue, **changes).code_tree(catalogue, vectors).vectors is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
-        ({"contrastive_weight": 0.0}, ["codes", "action"]),
-        ({"code_weight": 0.0}, ["contrastive", "action"]),
-        ({"action_weight": 0.0}, ["contrastive", "codes"]),
-    ],
-)
-def test_weights_of_zero_leave_losses_out(
-    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch, changes: dict[str, float], names: list[str]
-) -> None:
-    losses = build.model(catalogue, **changes).losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
-    assert list(losses) == names
-
-
-def test_the_next_action_is_told_to_the_item_heads_and_never_to_the_action_head(
-    build: Any, rich: Dataset, catalogue: Catalogue, packed: TokenBatch
-) -> None:
-    """Otherwise the action head would only have to read its answer."""
-    model = build.model(catalogue)
-    torch.nn.init.zeros_(model.condition.film.weight)
-    told = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
-    torch.nn.init.normal_(model.condition.film.weight)
-    told_louder = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
-    assert told["action"].item() == pytest.approx(told_louder["action"].item(), abs=1e-6)
-    assert abs(told["contrastive"].item() - told_louder["contrastive"].item()) > 1e-3
-    assert abs(told["codes"].item() - told_louder["codes"].item()) > 1e-3
 
 
 def test_without_actions_there_is_no_condition(build: Any) -> None:
@@ -340,8 +224,6 @@ def test_inner_width_and_presets() -> None:
 def test_the_baseline_knows_ids_and_order_alone(build: Any, rich: Dataset, packed: TokenBatch) -> None:
     catalogue = build.catalogue(rich)
     model = Model(PRESETS["sasrec"].model.restricted_to(catalogue.available()), catalogue).eval()
-    losses = model.losses(packed, catalogue, sampler(rich, catalogue), torch.float32)
-    assert list(losses) == ["contrastive"]
     gone = replace(packed, actions=packed.actions * 0, clock=packed.clock * 0, times=packed.times * 0)
     other = build.catalogue(rich, (24,))
     assert torch.equal(model.states(gone, other), model.states(packed, catalogue))

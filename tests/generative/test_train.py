@@ -20,6 +20,7 @@ from semid.generative.catalogue import Catalogue
 from semid.generative.config import ActionConfig, InputConfig, ModelConfig, TrunkConfig
 from semid.generative.model import Model
 from semid.generative.moe import MoEConfig
+from semid.generative.objective import Objective
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig, Trainer
 from semid.pipeline.answering import AnswerConfig, Answerer
@@ -275,18 +276,18 @@ def test_resuming_from_nothing_or_from_ruins(cycle: Dataset, cycle_catalogue: Ca
         trainer(tmp_path / "run").run(resume=True)
 
 
-def spoil(model: Model, call: int, damage: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+def spoil(objective: Objective, call: int, damage: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
     """Damage the losses from the given call on; returns the way back."""
-    healthy, calls = model.losses, 0
+    healthy, calls, weight = objective.losses, 0, objective.model.log_scale
 
     def losses(*arguments: Any) -> dict[str, Tensor]:
         nonlocal calls
         calls += 1
         result = healthy(*arguments)
-        return result if calls < call else {name: damage(loss, model.log_scale) for name, loss in result.items()}
+        return result if calls < call else {name: damage(loss, weight) for name, loss in result.items()}
 
-    model.losses = losses  # type: ignore[method-assign]
-    return lambda: setattr(model, "losses", healthy)
+    objective.losses = losses  # type: ignore[method-assign]
+    return lambda: setattr(objective, "losses", healthy)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_numbers_that_are_not_finite_stop_the_training_and_keep_the_last_checkpo
     sound.discard_checkpoint()
 
     sick = trainer()
-    heal = spoil(sick.model, per_epoch + 3, damage)
+    heal = spoil(sick.objective, per_epoch + 3, damage)
     with pytest.raises(InputError, match=message):
         sick.run()
     artifact = open_artifact(place, "checkpoint")
@@ -373,7 +374,7 @@ def test_the_host_need_not_wait_for_every_step(cycle: Dataset, cycle_catalogue: 
     )
     sick.settle_steps = 1000
     per_epoch = every.state.step // 3
-    spoil(sick.model, per_epoch + 2, lambda loss, weight: loss * torch.nan)
+    spoil(sick.objective, per_epoch + 2, lambda loss, weight: loss * torch.nan)
     with pytest.raises(InputError, match=f"The loss is nan at epoch 2, batch 2, step {per_epoch + 2}\\."):
         sick.run()
     artifact = open_artifact(tmp_path / "run", "checkpoint")
@@ -571,7 +572,7 @@ def test_fine_tuning_starts_anew_with_other_weights(cycle: Dataset, cycle_catalo
         cycle_catalogue,
         config,
         constant,
-        progress=lambda *call: seen.append((trainer.rate / SHORT.learning_rate, model.action_weights)),
+        progress=lambda *call: seen.append((trainer.rate / SHORT.learning_rate, trainer.objective.action_weights)),
     )
     total = trainer.steps_per_epoch * 3
     first = total - round(0.4 * total)

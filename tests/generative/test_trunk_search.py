@@ -19,6 +19,7 @@ from semid.generative.histories import BatchBuilder, TokenBatch, query_segments,
 from semid.generative.losses import action_loss
 from semid.generative.model import Model
 from semid.generative.negatives import NegativeSampler
+from semid.generative.objective import Objective
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.trunk import code_places
 
@@ -168,7 +169,8 @@ def test_losses_are_those_of_every_event_read_alone(
             total = total + F.cross_entropy(logits, code[None]) / len(targets)
             node = catalogue.trie.step(level, node, code[None])
         after.append(states[row, place + 1, 2])
-    losses = model.losses(batch, catalogue, NegativeSampler.of(rich, catalogue.codes[:, 0], {}), torch.float32)
+    sampler = NegativeSampler.of(rich, catalogue.codes[:, 0], {})
+    losses = Objective(model, catalogue, sampler, torch.float32).losses(batch)
     torch.testing.assert_close(losses["codes"], total, rtol=1e-4, atol=1e-5)
     known = actions if condition == ("late",) else actions * 0
     expected = action_loss(model.action_logits(torch.stack(after), vectors[targets]), known)
