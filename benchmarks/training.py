@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
@@ -95,7 +96,7 @@ def ours(
         trainer._step(batch)
         return int((batch.targets >= 0).sum())
 
-    return System(name, step, flops_of_ours(model, settings))
+    return System(name, step, flops_a_token(step))
 
 
 def model_of(
@@ -113,19 +114,11 @@ def model_of(
     return Model(config.restricted_to(catalogue.available()), catalogue).to(device).train(), dataset, catalogue
 
 
-def flops_of_ours(model: Model, settings: argparse.Namespace) -> float:
-    """Multiply-adds of the matrix products a token, forward and twice that backward; attention scores left out."""
-    config = model.config
-    trunk = sum(p.numel() for block in model.blocks for p in block.parameters() if p.ndim == 2)
-    tower = sum(p.numel() for p in model.tower.parameters()) + 128 * config.width * ("content" in config.features)
-    softmax = settings.items * config.width
-    per_step = tower * settings.items / settings.batch_tokens
-    if config.code_weight <= 0:
-        return 6 * (trunk + softmax + per_step)
-    decoder = sum(p.numel() for block in model.code_decoder.blocks for p in block.parameters() if p.ndim == 2)
-    heads = sum(head.weight.numel() for head in model.code_decoder.heads)
-    first = model.code_decoder.num_codes[0] * config.width
-    return 6 * (trunk + softmax + per_step + 3 * decoder + heads + first)
+def flops_a_token(step: Callable[[], int]) -> float:
+    """Multiplications and additions of the matrix products of one step, forward and backward, by its tokens."""
+    with FlopCounterMode(display=False) as counter:
+        tokens = step()
+    return counter.get_total_flops() / tokens
 
 
 class Padded:

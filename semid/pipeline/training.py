@@ -67,19 +67,7 @@ def train_recommender(
         check_target(checkpoint_of(out), CHECKPOINT_KIND)
     if tokenizer.artifact_ is not None and dataset.artifact is not None:
         tokenizer.artifact_.require_parent("dataset", dataset.artifact)
-    assert tokenizer.semantic_ids_ is not None
-    content, known = content_features(dataset, tokenizer)
-    catalogue = Catalogue.of(dataset, tokenizer.semantic_ids_, torch.from_numpy(content), torch.from_numpy(known)).to(
-        torch.device(device)
-    )
-    config = model_config.restricted_to(catalogue.available())
-    left_out = sorted(set(model_config.features) - set(config.features))
-    if left_out:
-        logger.warning("The data has nothing for these features, so they are off: %s", ", ".join(left_out))
-    catalogue = catalogue.with_events(dataset, config.features)
-    if config.inputs.near_codes > 1:
-        near = tokenizer.near_codes(config.inputs.near_codes)
-        catalogue = replace(catalogue, near_codes=torch.from_numpy(near).to(catalogue.codes.device))
+    catalogue, config = catalogue_for(dataset, tokenizer, model_config, torch.device(device))
     torch.manual_seed(train_config.seed)
     model = Model(config, catalogue).to(device)
     recommender = GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
@@ -109,6 +97,29 @@ def train_recommender(
         recommender.save(out, settings=settings, parents=parents, history=history)
         trainer.discard_checkpoint()
     return recommender
+
+
+def catalogue_for(
+    dataset: Dataset, tokenizer: SemanticIdTokenizer, config: ModelConfig, device: torch.device
+) -> tuple[Catalogue, ModelConfig]:
+    """All that a model asks of a dataset, and its configuration without the features that the data lacks.
+
+    Raises:
+        InputError: the tokenizer was fitted on another number of items, or a feature that the model requires is
+            missing.
+    """
+    assert tokenizer.semantic_ids_ is not None
+    content, known = (torch.from_numpy(array) for array in content_features(dataset, tokenizer))
+    catalogue = Catalogue.of(dataset, tokenizer.semantic_ids_, content, known).to(device)
+    restricted = config.restricted_to(catalogue.available())
+    left_out = sorted(set(config.features) - set(restricted.features))
+    if left_out:
+        logger.warning("The data has nothing for these features, so they are off: %s", ", ".join(left_out))
+    catalogue = catalogue.with_events(dataset, restricted.features)
+    if restricted.inputs.near_codes > 1:
+        near = tokenizer.near_codes(restricted.inputs.near_codes)
+        catalogue = replace(catalogue, near_codes=torch.from_numpy(near).to(device))
+    return catalogue, restricted
 
 
 def checkpoint_of(out: Path) -> Path:
