@@ -18,9 +18,9 @@ import semid as package
 from semid.artifacts import open_artifact
 from semid.commands import data as data_commands
 from semid.commands import model as model_commands
-from semid.commands import options
 from semid.commands import sweep as sweep_commands
 from semid.commands import tokenizer as tokenizer_commands
+from semid.commands.training import Training
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.data.reading import PrepareConfig
@@ -83,17 +83,24 @@ def test_every_setting_is_an_option_with_the_default_of_the_library(command, con
             assert options[name].default == field.default, field.name
 
 
-@pytest.mark.parametrize("command", [model_commands.train, sweep_commands.sweep])
-def test_every_setting_of_training_is_an_option_in_place_of_what_the_preset_has(command):
-    parameters = inspect.signature(command).parameters
+def test_every_setting_of_training_is_an_option_in_place_of_what_the_preset_has():
+    options = {option.name: option for option in Training.parameters}
+    assert {*options, "seed"} == {field.name for field in fields(TrainConfig)}
     for field in fields(TrainConfig):
         if field.name != "seed":
-            assert parameters[field.name].default is None, field.name
-            shown = parameters[field.name].annotation.__metadata__[0].show_default
+            assert options[field.name].default is None, field.name
+            shown = options[field.name].annotation.__metadata__[0].show_default
             default = field.default if isinstance(field.default, tuple) else (field.default,)
             assert shown == ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
     preset = replace(PRESETS["small"], train={"clip": 3.0, "patience": 9})
-    assert options.train_config(preset, patience=2, epochs=None) == TrainConfig(clip=3.0, patience=2)
+    given = Training(patience=2, epochs=None)
+    assert given.config(preset, seed=4) == TrainConfig(clip=3.0, patience=2, seed=4)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_shared_options_stand_in_every_command_that_takes_them(command, succeeded):
+    shown = succeeded(command, "--help")
+    assert all(f"--{option.name.replace('_', '-')} " in shown for option in Training.parameters)
 
 
 def test_presets_in_the_help():

@@ -10,6 +10,7 @@ import typer
 from semid.commands import options
 from semid.commands.console import STDOUT, print_comparison, print_facts, progress_bar, write_json, write_settings
 from semid.commands.running import command, in_force
+from semid.commands.training import Training
 
 if TYPE_CHECKING:
     from semid.generative.config import ModelConfig
@@ -31,6 +32,7 @@ def _of_model(help: str, **more: Any) -> Any:
 
 def train(
     context: typer.Context,
+    training: Training,
     data: options.Data = options.DATA,
     tokenizer: options.Tokenizer = options.TOKENIZER,
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = options.MODEL,
@@ -79,20 +81,6 @@ def train(
             show_default=False,
         ),
     ] = [],  # noqa: B006
-    epochs: options.Epochs = None,
-    max_minutes: options.MaxMinutes = None,
-    batch_tokens: options.BatchTokens = None,
-    accumulate: options.Accumulate = None,
-    learning_rate: options.LearningRate = None,
-    weight_decay: options.WeightDecay = None,
-    warmup_share: options.WarmupShare = None,
-    clip: options.Clip = None,
-    patience: options.Patience = None,
-    checkpoint_minutes: options.CheckpointMinutes = None,
-    precision: options.Precision = None,
-    finetune_share: options.FinetuneShare = None,
-    finetune_rate: options.FinetuneRate = None,
-    finetune_weights: options.FinetuneWeights = None,
     seed: options.Seed = 0,
 ) -> None:
     """Train the model that generates and retrieves."""
@@ -118,24 +106,7 @@ def train(
     chosen = options.preset_named(preset)
     model_config = _model_config(chosen.model, changes, experts, experts_per_token)
     model_config = with_settings(model_config, options.assignments(option))
-    train_config = options.train_config(
-        chosen,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        batch_tokens=batch_tokens,
-        accumulate=accumulate,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_share=warmup_share,
-        clip=clip,
-        patience=patience,
-        checkpoint_minutes=checkpoint_minutes,
-        precision=precision,
-        finetune_share=finetune_share,
-        finetune_rate=finetune_rate,
-        finetune_weights=finetune_weights,
-        seed=seed,
-    )
+    train_config = training.config(chosen, seed=seed)
     options.check_device(device)
     dataset, fitted = Dataset.open(data), SemanticIdTokenizer.load(tokenizer)
     try:

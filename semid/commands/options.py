@@ -8,7 +8,6 @@ import typer
 
 if TYPE_CHECKING:
     from semid.generative.presets import Preset as Preset_
-    from semid.generative.train import TrainConfig
 
 
 def names(text: Any) -> tuple[str, ...]:
@@ -125,17 +124,6 @@ def preset_named(name: str) -> "Preset_":
     return PRESETS[name]
 
 
-def train_config(preset: "Preset_", **given: Any) -> "TrainConfig":
-    """How to train: what is given, then what the preset has, then the defaults."""
-    from semid.generative.train import TrainConfig
-
-    return TrainConfig(**{**preset.train, **{name: value for name, value in given.items() if value is not None}})
-
-
-def _of_training(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel="Training, in place of the preset's values", **more)
-
-
 DATA = Path("data")
 TOKENIZER = Path("runs/tokenizer")
 MODEL = Path("runs/model")
@@ -164,42 +152,5 @@ Preset = Annotated[
         "--preset",
         help="A size: tiny, small, base, large; a baseline: sasrec, tiger; or a published system: baseline, "
         "baseline-infonce, first, second, third, award, onepiece, finalist.",
-    ),
-]
-Epochs = Annotated[
-    int | None, _of_training("Passes over the training events; 0 chooses by their number.", show_default="0")
-]
-MaxMinutes = Annotated[float | None, _of_training("Be done after so long; 0 for no limit.", show_default="0")]
-BatchTokens = Annotated[int | None, _of_training("Tokens of a batch; 0 chooses by the data.", show_default="0")]
-Accumulate = Annotated[
-    int | None, _of_training("Parts of a batch that go one after the other, for less memory.", show_default="1")
-]
-LearningRate = Annotated[float | None, _of_training("Its peak.", show_default="0.002")]
-WeightDecay = Annotated[float | None, _of_training("Of matrices.", show_default="0.1")]
-WarmupShare = Annotated[
-    float | None, _of_training("Share of the steps in which the learning rate rises.", show_default="0.05")
-]
-Clip = Annotated[float | None, _of_training("Largest norm of the gradient.", show_default="1")]
-Patience = Annotated[
-    int | None, _of_training("Stop after so many validations without a better one.", show_default="6")
-]
-CheckpointMinutes = Annotated[float | None, _of_training("Save a checkpoint at least so often.", show_default="2")]
-Precision = Annotated[
-    str | None, _of_training("Of matrix products: auto, float32, or bfloat16.", show_default="auto")
-]
-FinetuneShare = Annotated[
-    float | None,
-    _of_training("Share of the steps, the last ones, in which --finetune-weights count.", show_default="0"),
-]
-FinetuneRate = Annotated[
-    float | None, _of_training("Peak of the learning rate then, over its peak before.", show_default="0.3")
-]
-FinetuneWeights = Annotated[
-    tuple[float, ...] | None,
-    _of_training(
-        "How much a target counts then by its action, from the weakest on.",
-        parser=floats_or_none,
-        metavar="W,W",
-        show_default="0,1",
     ),
 ]

@@ -6,7 +6,7 @@ import logging
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EPIPE
 from pathlib import Path
@@ -20,22 +20,38 @@ from semid.errors import InputError
 _UNRECORDED = ("resume", "config", "verbose")
 
 
+class OptionGroup(dict[str, Any]):
+    """Options that several commands share; a command with a parameter of such a class gets their values in it."""
+
+    parameters: Sequence[inspect.Parameter]
+
+
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command that also takes ``--config`` and ``--verbose``."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = [_as_parsed(parameter) for parameter in inspect.signature(function).parameters.values()]
+        declared = inspect.signature(function).parameters.values()
+        groups = {one.name: one.annotation for one in declared if _is_group(one.annotation)}
+        shared = [parameter for group in groups.values() for parameter in group.parameters]
+        own = [_as_parsed(parameter) for parameter in declared if parameter.name not in groups]
 
         @functools.wraps(function)
         def run(*, config: Path | None, verbose: bool, **values: Any) -> None:
             _log_to_stderr(verbose)
+            for group, kind in groups.items():
+                values[group] = kind({parameter.name: values.pop(parameter.name) for parameter in kind.parameters})
             with one_sentence(verbose):
                 function(**values)
 
-        run.__signature__ = inspect.Signature([*own, *_COMMON])  # type: ignore[attr-defined]
+        options = [*own, *map(_as_parsed, shared), *_COMMON]
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
         return app.command(name)(run)
 
     return register
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, OptionGroup)
 
 
 def _as_parsed(parameter: inspect.Parameter) -> inspect.Parameter:

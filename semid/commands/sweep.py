@@ -8,6 +8,7 @@ import typer
 from semid.commands import options
 from semid.commands.console import STDOUT, print_table, progress_bar, write_json, write_settings
 from semid.commands.running import command, in_force
+from semid.commands.training import Training
 from semid.errors import InputError
 
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     context: typer.Context,
+    training: Training,
     data: options.Data = options.DATA,
     tokenizer: options.Tokenizer = options.TOKENIZER,
     out: Annotated[Path, typer.Option(help="Folder of the study; one that was begun there goes on.")] = Path(
@@ -48,20 +50,6 @@ def sweep(
     ] = False,
     device: options.Device = "cpu",
     preset: options.Preset = "small",
-    epochs: options.Epochs = None,
-    max_minutes: options.MaxMinutes = None,
-    batch_tokens: options.BatchTokens = None,
-    accumulate: options.Accumulate = None,
-    learning_rate: options.LearningRate = None,
-    weight_decay: options.WeightDecay = None,
-    warmup_share: options.WarmupShare = None,
-    clip: options.Clip = None,
-    patience: options.Patience = None,
-    checkpoint_minutes: options.CheckpointMinutes = None,
-    precision: options.Precision = None,
-    finetune_share: options.FinetuneShare = None,
-    finetune_rate: options.FinetuneRate = None,
-    finetune_weights: options.FinetuneWeights = None,
     json: options.Json = None,
 ) -> None:
     """Train along several axes of scale, and tell by which power law validation follows each."""
@@ -70,28 +58,11 @@ def sweep(
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
     chosen = options.preset_named(preset)
-    train_config = options.train_config(
-        chosen,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        batch_tokens=batch_tokens,
-        accumulate=accumulate,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_share=warmup_share,
-        clip=clip,
-        patience=patience,
-        checkpoint_minutes=checkpoint_minutes,
-        precision=precision,
-        finetune_share=finetune_share,
-        finetune_rate=finetune_rate,
-        finetune_weights=finetune_weights,
-    )
     config = SweepConfig(
         model=chosen.model,
         axes=_axes(axis),
         grid=grid,
-        train=train_config,
+        train=training.config(chosen),
         seeds=seeds,
         queries=queries,
         keep_models=keep_models,
