@@ -86,6 +86,10 @@ class Artifact:
             raise InputError(f"{path} is not a readable safetensors file ({error}): {_again(self.kind)}.") from None
         return arrays
 
+    def load_lines(self, name: str) -> list[dict[str, Any]]:
+        """Read the records written by :meth:`ArtifactWriter.save_lines`, checksum verified."""
+        return [json.loads(line) for line in self.verified(name).read_text(encoding="utf-8").splitlines()]
+
     def require_parent(self, name: str, parent: "Artifact") -> None:
         """Raise InputError unless this artifact was made from ``parent``."""
         if self.parents.get(name) != parent.checksum:

@@ -341,7 +341,9 @@ def test_train_takes_experts_and_negatives(inside, succeeded, semid):
         "1",
     )
     experts = ("--experts", "3", "--experts-per-token", "1", "--features", "codes,time")
-    succeeded("train", *options, *experts, "--negatives", "uniform:8,hard:4", "--out", "m")
+    negatives = ("--negatives", "uniform:8,hard:4")
+    succeeded("train", *options, *experts, *negatives, "--out", "m", "--load-plot", "load.svg")
+    assert "3 experts" in Path("load.svg").read_text()
     config = open_artifact(Path("m"), "model").details["model"]
     assert (config["moe"]["num_experts"], config["moe"]["experts_per_token"]) == (3, 1)
     assert config["features"] == ["codes", "time"]
@@ -350,6 +352,7 @@ def test_train_takes_experts_and_negatives(inside, succeeded, semid):
     succeeded("train", *again)
     assert open_artifact(Path("again"), "model").details["model"] == config
     assert "--experts" in semid("train", "--experts-per-token", "1").stderr
+    assert "this model has none: add --experts" in semid("train", "--load-plot", "other.svg").stderr
     assert "tiny, small" in semid("train", "--preset", "huge").stderr
 
 

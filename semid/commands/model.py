@@ -82,9 +82,17 @@ def train(
         ),
     ] = [],  # noqa: B006
     seed: options.Seed = 0,
+    load_plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With experts: draw how evenly they were used there, as SVG."),
+    ] = None,
 ) -> None:
     """Train the model that generates and retrieves."""
+    from semid.artifacts import open_artifact
     from semid.data.dataset import Dataset
+    from semid.errors import InputError
+    from semid.evaluation.plotting import draw_expert_load, require_plotting
+    from semid.generative.recommender import KIND
     from semid.generative.settings import with_settings
     from semid.pipeline.training import train_recommender
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
@@ -108,6 +116,10 @@ def train(
     model_config = with_settings(model_config, options.assignments(option))
     train_config = training.config(chosen, seed=seed)
     options.check_device(device)
+    if load_plot is not None:
+        if model_config.moe is None:
+            raise InputError("--load-plot draws the load of experts, and this model has none: add --experts.")
+        require_plotting()
     dataset, fitted = Dataset.open(data), SemanticIdTokenizer.load(tokenizer)
     try:
         with progress_bar() as progress:
@@ -127,6 +139,8 @@ def train(
             f"Interrupted: {out} is as it was; `semid train --resume` with the same options goes on from the last "
             "checkpoint, if there is one."
         ) from None
+    if load_plot is not None:
+        draw_expert_load(load_plot, open_artifact(out, KIND).load_lines("log.jsonl"))
     typer.echo(f"Wrote {out}: `semid generate` and `semid compare` use it.", err=True)
 
 

@@ -1,8 +1,12 @@
-"""Small multiples of points and the power laws through them, as one SVG. The only module that imports matplotlib."""
+"""Small multiples as one SVG: points and the power laws through them, or how evenly experts were used.
+
+The only module that imports matplotlib.
+"""
 
 import importlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,15 +84,52 @@ def draw_panels(path: Path, panels: Sequence[Panel], *, title: str, y_label: str
     Raises:
         InputError: matplotlib is not installed.
     """
+    with _multiples(path, len(panels), title) as (figure, rows, columns):
+        _fill(figure, panels, rows, columns, y_label)
+
+
+def draw_expert_load(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
+    """Write an SVG with a panel for each layer of experts: the share of the choices that each expert had, by epoch.
+
+    Args:
+        log: of a training, a record an epoch, with ``expert_share``.
+
+    Raises:
+        InputError: the log has no experts, or matplotlib is not installed.
+    """
+    if not log or "expert_share" not in log[0]:
+        raise InputError("There is no expert load to plot: train with experts.")
+    epochs = [record["epoch"] for record in log]
+    shares = np.array([record["expert_share"] for record in log])  # (epochs, layers, E)
+    title = f"Share of the choices that each of {shares.shape[2]} experts had; dashed where all have the same"
+    with _multiples(path, shares.shape[1], title) as (figure, rows, columns):
+        for layer, axes in enumerate(figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()):
+            if layer >= shares.shape[1]:
+                axes.remove()
+                continue
+            for expert, share in enumerate(shares[:, layer].T):
+                colour = _COLOURS[expert % len(_COLOURS)]
+                axes.plot(epochs, share, "o-", color=colour, markersize=3, linewidth=1.2, alpha=0.8)
+            axes.axhline(1 / shares.shape[2], color=_INK, linewidth=0.8, linestyle="--")
+            axes.set_ylim(0, 1.1 * float(shares.max()))
+            axes.set_xticks(epochs)
+            axes.set_xlabel("epoch")
+            axes.set_title(f"layer {layer}", fontsize=9, loc="left")
+            _undress(axes)
+
+
+@contextmanager
+def _multiples(path: Path, panels: int, title: str) -> Iterator[tuple["Figure", int, int]]:
+    """An empty figure with room for rows and columns of panels, written when it is full."""
     require_plotting()
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_SETTINGS):
-        columns = min(len(panels), _PANELS_A_ROW)
-        rows = -(-len(panels) // columns)
+        columns = min(panels, _PANELS_A_ROW)
+        rows = -(-panels // columns)
         figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows + 0.4), layout="constrained")
-        _fill(figure, panels, rows, columns, y_label)
+        yield figure, rows, columns
         lines = textwrap.wrap(title, round(_LETTERS_AN_INCH * _PANEL_INCHES[0] * columns))
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=9)
         with create_file(path) as partial:
@@ -116,9 +157,7 @@ def _draw(axes: "Axes", panel: Panel, colours: Mapping[str, str]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(values, [f"{value:g}" if value < 1 else f"{value:,.0f}" for value in values])
     axes.set_xticks([], minor=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    _undress(axes)
     axes.set_xlabel(panel.label)
     if panel.title:
         axes.set_title(panel.title, fontsize=9, loc="left")
@@ -129,6 +168,12 @@ def _draw(axes: "Axes", panel: Panel, colours: Mapping[str, str]) -> None:
             axes.plot(along, curve.law.at(along), color=colours[curve.name], linewidth=1.5)
             axes.fill_between(along, *curve.law.band(along), color=colours[curve.name], alpha=0.15, linewidth=0)
     _label(axes, panel.curves, float(values[-1]), colours)
+
+
+def _undress(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def _label(axes: "Axes", curves: Sequence[Curve], right: float, colours: Mapping[str, str]) -> None:

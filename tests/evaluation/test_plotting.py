@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from semid.errors import InputError
-from semid.evaluation.plotting import Curve, Panel, draw_panels, require_plotting, spread_out
+from semid.evaluation.plotting import Curve, Panel, draw_expert_load, draw_panels, require_plotting, spread_out
 from semid.evaluation.power_law import fit_power_law
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -81,6 +81,40 @@ def test_many_panels_take_several_rows_and_one_value_is_enough(tmp_path):
     flat = Curve(name="ann", x=np.array([4.0]), y=np.array([0.0]), law=fit_power_law([4], [0.0]))
     draw_panels(tmp_path / "plot.svg", [Panel(label="depth", curves=[flat])] * 5, title="t", y_label="y")
     assert texts(tmp_path / "plot.svg").count("depth") == 5
+
+
+def line_heights(path: Path) -> dict[str, list[list[float]]]:
+    """By panel, the heights of the points of every line with more than two of them, in the units of the drawing."""
+    found = {}
+    for panel in ElementTree.parse(path).getroot().iter(f"{SVG}g"):
+        if panel.get("id", "").startswith("axes_"):
+            paths = [element.get("d", "") for element in panel.iter(f"{SVG}path") if element.get("clip-path")]
+            points = [[float(word) for word in d.split() if word not in ("M", "L")][1::2] for d in paths]
+            found[panel.get("id", "")] = [heights for heights in points if len(heights) == 3]
+    return found
+
+
+def test_the_load_of_experts_has_a_panel_a_layer_and_a_line_an_expert(tmp_path):
+    shares = np.random.default_rng(0).dirichlet(np.ones(4), (3, 2))  # epochs, layers, experts
+    log = [{"epoch": epoch + 1, "expert_share": share.tolist()} for epoch, share in enumerate(shares)]
+    draw_expert_load(tmp_path / "load.svg", log)
+    named = texts(tmp_path / "load.svg")
+    assert {"layer 0", "layer 1", "epoch"} <= set(named)
+    assert "4 experts" in " ".join(named)
+    panels = line_heights(tmp_path / "load.svg")
+    assert len(panels) == 2
+    for layer, lines in enumerate(panels.values()):
+        drawn = np.array(lines).T  # y grows downwards, by one factor for all
+        assert drawn.shape == (3, 4)
+        ratio = (drawn - drawn[0, 0])[1:] / (shares[:, layer] - shares[0, layer, 0])[1:]
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)
+        assert ratio[0, 0] < 0
+
+
+def test_without_experts_there_is_no_load(tmp_path):
+    with pytest.raises(InputError, match="no expert load to plot: train with experts"):
+        draw_expert_load(tmp_path / "load.svg", [{"epoch": 1}])
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_matplotlib_the_install_command_is_named(monkeypatch):

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from semid.artifacts import CONFIG_NAME, create_file
+from semid.artifacts import CONFIG_NAME, create_file, open_artifact
 from semid.data.cooccurrence import split_users
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison
-from semid.generative.recommender import GenerativeRecommender
+from semid.generative.recommender import KIND, GenerativeRecommender
 from semid.generative.train import TrainConfig, changed_settings
 from semid.pipeline.answering import Answerer
 from semid.pipeline.comparing import compare_modes
@@ -172,8 +172,7 @@ class SweepRun:
     def _result(
         self, recommender: GenerativeRecommender, comparison: Comparison, settings: dict[str, Any]
     ) -> RunResult:
-        log = (self.folder / _MODEL / "log.jsonl").read_text(encoding="utf-8")
-        history = [json.loads(line) for line in log.splitlines()]
+        history = open_artifact(self.folder / _MODEL, KIND).load_lines("log.jsonl")
         last, (tables, trunk) = history[-1], count_weights(recommender.model)
         return RunResult(
             name=self.name,
