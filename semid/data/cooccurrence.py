@@ -19,7 +19,6 @@ from semid.data.features import Embedding
 from semid.errors import InputError
 
 COOCCURRENCE = "cooccurrence"
-_USERS = 1 << 16
 _PAIRED_USERS = 1 << 12
 _CONTEXT_SMOOTHING = 0.75
 _SHORTEST = 1e-6  # relative; below is rounding
@@ -131,11 +130,8 @@ def split_users(dataset: Dataset, *, share: float = 0.1, seed: int = 0) -> tuple
 def _training_blocks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Items and users of the training events, by blocks of users: flat memory at any number of them."""
     events = dataset.events
-    starts, lengths = events.offsets[:-1], dataset.train_end - events.offsets[:-1]
-    for first in range(0, dataset.num_users, _USERS):
-        block = slice(first, first + _USERS)
-        items = np.asarray(events.items[ranges(starts[block], lengths[block])])
-        yield items, np.repeat(np.arange(len(lengths[block])), lengths[block])
+    for rows in dataset.training_rows():
+        yield np.asarray(events.items[rows]), np.searchsorted(events.offsets, rows, side="right")
 
 
 def _pairs_within(items: np.ndarray, owners: np.ndarray, window: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

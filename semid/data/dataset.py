@@ -17,6 +17,7 @@ from semid.errors import InputError
 
 KIND = "dataset"
 SPLITS = ("valid", "test")
+_BLOCK_USERS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,8 +125,8 @@ class Dataset:
     def training_rows(self) -> Iterator[np.ndarray]:
         """Places of the training events in the log, in its order, by blocks of users: flat memory at any size."""
         starts = self.events.offsets[:-1]
-        for first in range(0, self.num_users, 1 << 16):
-            block = slice(first, first + (1 << 16))
+        for first in range(0, self.num_users, _BLOCK_USERS):
+            block = slice(first, first + _BLOCK_USERS)
             yield ranges(starts[block], self.train_end[block] - starts[block])
 
     @property

@@ -93,7 +93,7 @@ def test_items_beyond_the_width_are_not_valid(make_dataset: MakeDataset) -> None
 def test_blocks_of_users_change_nothing(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make_dataset(cluster_histories(np.random.default_rng(3), 50), num_items=50)
     whole = cooccurrence_counts(dataset, window=4).toarray()
-    monkeypatch.setattr("semid.data.cooccurrence._USERS", 7)
+    monkeypatch.setattr("semid.data.dataset._BLOCK_USERS", 7)
     np.testing.assert_allclose(cooccurrence_counts(dataset, window=4).toarray(), whole)
 
 
