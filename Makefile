@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/semid demo --out demo --json demo/compare.json
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
