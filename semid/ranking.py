@@ -33,6 +33,10 @@ class Ranking:
             return Ranking(self.items[:, :k], self.scores[:, :k], self.bound)
         return Ranking(self.items[:, :k], self.scores[:, :k], np.maximum(self.bound, self.scores[:, k]))
 
+    def select(self, rows: np.ndarray) -> "Ranking":
+        """Those of some queries, (R,) places."""
+        return Ranking(self.items[rows], self.scores[rows], None if self.bound is None else self.bound[rows])
+
     @staticmethod
     def padded(items: np.ndarray, scores: np.ndarray, k: int) -> "Ranking":
         """A ranking of k columns from at most as many: -1 and -inf where there are no more."""

@@ -37,5 +37,14 @@ def test_concatenate_stacks_queries() -> None:
     np.testing.assert_array_equal(both.exact, [True] * 3 + [False] * 3)
 
 
+def test_select_takes_queries_in_any_order() -> None:
+    whole = ranking(0, True)
+    some = whole.select(np.array([2, 0]))
+    np.testing.assert_array_equal(some.items, whole.items[[2, 0]])
+    np.testing.assert_array_equal(some.scores, whole.scores[[2, 0]])
+    np.testing.assert_array_equal(some.bound, whole.bound[[2, 0]])
+    assert ranking(0, None).select(np.array([1])).exact is None
+
+
 def test_exactness_is_unknown_if_it_is_for_any_part() -> None:
     assert Ranking.concatenate([ranking(0, True), ranking(1, None)]).exact is None

@@ -61,8 +61,9 @@ class TokenBatch:
         return batches if parts == 1 else [batch for batch in batches if bool((batch.targets >= 0).any())]
 
     def rows(self, part: slice) -> "TokenBatch":
-        """Some of the rows."""
-        return TokenBatch(**{name: value[part] for name, value in vars(self).items()})
+        """Some of the rows, as far as the longest of them goes."""
+        tokens = int(self.last_tokens()[part].max()) + 1
+        return TokenBatch(**{name: value[part, :tokens] for name, value in vars(self).items()})
 
     def last_tokens(self) -> Tensor:
         """(R,) place of the last real token of each row."""

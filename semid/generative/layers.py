@@ -27,8 +27,15 @@ class KeyValues:
 
     @staticmethod
     def concatenate(parts: Sequence["KeyValues"]) -> "KeyValues":
-        """Those of consecutive batches as one."""
-        return KeyValues(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
+        """Those of consecutive batches as one; tokens that shorter ones lack are zeros, to be masked."""
+        tokens = max(part.keys.shape[2] for part in parts)
+
+        def padded(values: Tensor) -> Tensor:
+            return F.pad(values, (0, 0, 0, tokens - values.shape[2]))
+
+        return KeyValues(
+            torch.cat([padded(part.keys) for part in parts]), torch.cat([padded(part.values) for part in parts])
+        )
 
     def after(self, past: "Past | None") -> "Past":
         """These behind earlier ones."""

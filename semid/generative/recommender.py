@@ -120,6 +120,13 @@ class GenerativeRecommender:
             return CodeSearch(self.model.code_decoder, self._tree)
         return self._trunk_search(states, rows, states.action)
 
+    def _read_again(self, states: QueryStates) -> np.ndarray:
+        """How many events of each query a search reads, (Q,): batches of like numbers waste no padding."""
+        if self.model.code_decoder is not None:
+            return np.zeros(len(states), np.int64)
+        events: np.ndarray = states.queries.end - states.queries.start
+        return events.clip(max=self.model.config.context)
+
     def _trunk_search(self, states: QueryStates, rows: np.ndarray, action: int) -> TrunkSearch:
         segments = query_segments(states.queries.select(rows), self.model.config.context)
         builder = self._builder(segments)
@@ -128,7 +135,11 @@ class GenerativeRecommender:
         told = _told(batch, action)
         firsts = range(0, len(rows), self._queries_at_once)
         parts = [slice(first, first + self._queries_at_once) for first in firsts]
-        read = [self.model.token_states(batch.rows(p), self.catalogue, None, told[p])[1] for p in parts]
+        read = []
+        for part in parts:
+            rows_there = batch.rows(part)
+            tokens = rows_there.items.shape[1]
+            read.append(self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])[1])
         past = [KeyValues.concatenate(layers) for layers in zip(*read, strict=True)]
         return TrunkSearch.of(self.model, self._tree, batch, past, told)
 
@@ -201,13 +212,14 @@ class GenerativeRecommender:
         """
         if not len(states):
             return Ranking(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0, np.float32))
-        parts = []
+        order, parts = np.argsort(self._read_again(states), kind="stable"), []
         for part in states.batches(beam):
-            block = None if seen is None else torch.from_numpy(seen[part]).to(states.states.device)
-            search = self._search(states, np.arange(len(states))[part])
-            found = beam_search(search, states.states[part], self.trie, beam=beam, k=k, seen=block)
+            rows = order[part]
+            block = None if seen is None else torch.from_numpy(seen[rows]).to(states.states.device)
+            search = self._search(states, rows)
+            found = beam_search(search, states.states[rows], self.trie, beam=beam, k=k, seen=block)
             parts.append(found.ranking())
-        return Ranking.concatenate(parts)
+        return Ranking.concatenate(parts).select(np.argsort(order))
 
     def query_vectors(self, states: QueryStates) -> np.ndarray:
         """(Q, D) float32 unit vectors to search the item vectors with."""
@@ -288,7 +300,8 @@ class GenerativeRecommender:
         if not items.size:
             return result
         widths = np.where(there.any(axis=1), items.shape[1] - there[:, ::-1].argmax(axis=1), 0)
-        order = np.argsort(-widths, kind="stable")[: np.count_nonzero(widths)]  # like widths waste no padding
+        # Like widths waste no padding.
+        order = np.lexsort((self._read_again(states), -widths))[: np.count_nonzero(widths)]
         while len(order):
             width = int(widths[order[0]])
             rows, order = np.split(order, [max(1, _BATCH_ROWS // width)])

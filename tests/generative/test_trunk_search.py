@@ -197,12 +197,26 @@ def test_a_code_layout_has_no_code_decoder(build: Any, catalogue: Catalogue) -> 
 def test_histories_are_read_a_few_at_a_time(
     build: Any, rich: Dataset, catalogue: Catalogue, queries: Queries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With four tokens an event, attention within a history takes sixteen times the memory."""
+    """With four tokens an event, attention within a history takes sixteen times the memory; and none is padded to
+    the length of those read at another time."""
     recommender = recommender_of(build, rich, catalogue)
     items = np.tile(np.arange(5), (len(queries), 1))
-    whole = recommender.code_scores(recommender.encode(queries), items)
+    states = recommender.encode(queries)
+    whole, lists = recommender.code_scores(states, items), recommender.generate(states, beam=5, k=5)
     assert recommender._queries_at_once == 16
     monkeypatch.setattr(module, "_BATCH_QUERIES", 48)
     assert recommender._queries_at_once == 3
-    parts = recommender.code_scores(recommender.encode(queries), items)
-    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
+    read, token_states = [], recommender.model.token_states
+
+    def spy(batch: TokenBatch, *arguments: Any) -> Any:
+        read.append((batch.items.shape, int(batch.last_tokens().max()) + 1))
+        return token_states(batch, *arguments)
+
+    monkeypatch.setattr(recommender.model, "token_states", spy)
+    states = recommender.encode(queries)
+    np.testing.assert_allclose(recommender.code_scores(states, items), whole, rtol=1e-4, atol=1e-4)
+    again = recommender.generate(states, beam=5, k=5)
+    np.testing.assert_array_equal(again.items, lists.items)
+    np.testing.assert_allclose(again.scores, lists.scores, rtol=1e-4, atol=1e-4)
+    assert len({tokens for (_, tokens), _ in read}) > 1
+    assert all(queries <= 3 and tokens == longest for (queries, tokens), longest in read)
