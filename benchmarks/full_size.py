@@ -1,10 +1,10 @@
-"""What would TencentGR-1M and -10M take: memory on the device, and hours of an epoch on one H100 and on eight?
+"""What would TencentGR-1M and -10M take: memory on the device, and minutes of an epoch on one H100 and on eight?
 
 Tables and catalogue are counted exactly, from a model of the full size that has no memory behind it. Speed is
 measured in CPU seconds of one core, on a small set of the same shape: a step with a bank costs by its tokens and not
 by the catalogue (`tables.py`). An H100 is then given the same share of its peak as this core reaches, and a tenth of
-that share, between which it should lie. Eight have a batch each, and exchange gradients after every step; semid
-itself trains on one device.
+that share, between which it should lie, but never less than it takes to launch a kernel for every operation of a
+step. Eight have a batch each, and exchange gradients after every step; semid itself trains on one device.
 
     semid data synth small --users 2000 --items 20000 --emb 81:32,82:64
     python benchmarks/full_size.py small
@@ -24,6 +24,7 @@ from quality import content_names, prepared
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import flops_a_token, matrix_peak
 
 from semid.data.dataset import Dataset
@@ -39,6 +40,7 @@ from semid.tokenizers.tokenizer import TokenizerConfig
 
 # bf16 without sparsity and NVLink in one direction, as NVIDIA's data sheet of the H100 SXM has them.
 H100_FLOPS, H100_LINK = 989e12, 450e9
+LAUNCH_SECONDS = 5e-6
 CONTENT, CODES = 128, (256, 256, 256)
 
 
@@ -73,6 +75,15 @@ SHAPES = {
 }
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of training: tokens a second, FLOPs of a token, operations of a step."""
+
+    speed: float
+    flops: float
+    operations: int
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="a small set of the same shape")
@@ -92,11 +103,16 @@ def main() -> None:
         config = replace(PRESETS[name].model, full_softmax_items=0)
         catalogue, config = catalogue_for(dataset, tokenizer, config, torch.device("cpu"))
         torch.manual_seed(0)
-        speed, flops = measured(Model(config, catalogue), dataset, catalogue, settings)
+        cost = measured(Model(config, catalogue), dataset, catalogue, settings)
         for set_name, shape in SHAPES.items():
-            figures = extrapolated(config, shape, speed, flops, peak, settings.batch_tokens)
+            figures = extrapolated(config, shape, cost, peak, settings.batch_tokens)
             results.append(
-                {"preset": name, "set": set_name, "share_of_peak": round(speed * flops / peak, 3), **figures}
+                {
+                    "preset": name,
+                    "set": set_name,
+                    "share_of_peak": round(cost.speed * cost.flops / peak, 3),
+                    **figures,
+                }
             )
     show(results, peak)
     hardware = {"machine": platform.machine(), "torch": torch.__version__, "peak_gflops": round(peak / 1e9)}
@@ -105,10 +121,20 @@ def main() -> None:
     )
 
 
-def measured(
-    model: Model, dataset: Dataset, catalogue: Catalogue, settings: argparse.Namespace
-) -> tuple[float, float]:
-    """Tokens a second of training on this core, and the FLOPs of a token."""
+class Operations(TorchDispatchMode):
+    """Counts what would be kernels: every operation that is not a mere view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        self.count += not function.is_view
+        return function(*arguments, **(keywords or {}))
+
+
+def measured(model: Model, dataset: Dataset, catalogue: Catalogue, settings: argparse.Namespace) -> Cost:
+    """Of a training step on this core."""
     train = TrainConfig(batch_tokens=settings.batch_tokens, epochs=1000)
     trainer = Trainer(model.train(), dataset, catalogue, train, lambda _: {})
     trainer._refresh_tree()
@@ -120,16 +146,16 @@ def measured(
         return int((batch.segments >= 0).sum())
 
     flops, speeds = flops_a_token(step), []
+    with Operations() as operations:
+        step()
     for _ in range(settings.steps):
         began = time.process_time()
         speeds.append(step() / (time.process_time() - began))
-    return median(speeds), flops
+    return Cost(median(speeds), flops, operations.count)
 
 
-def extrapolated(
-    config: ModelConfig, shape: Shape, speed: float, flops: float, peak: float, batch: int
-) -> dict[str, Any]:
-    """Memory in GB and hours of an epoch."""
+def extrapolated(config: ModelConfig, shape: Shape, cost: Cost, peak: float, batch: int) -> dict[str, Any]:
+    """Memory in GB and minutes of an epoch."""
     with torch.device("meta"):
         catalogue = full_catalogue(shape)
         model = Model(config, catalogue)
@@ -139,11 +165,12 @@ def extrapolated(
     held += [
         part for column in (*catalogue.item_lists, *catalogue.user_lists) for part in (column.offsets, column.values)
     ]
-    here = shape.events / speed / 3600
-    same_share = here * peak / H100_FLOPS
+    here, steps = shape.events / cost.speed / 60, shape.events / batch
+    compute, launches = here * peak / H100_FLOPS, steps * cost.operations * LAUNCH_SECONDS / 60
     # A ring passes the dense gradients twice; of the tables, each device sends the rows that its batch touched.
     touched = min(rows, batch * (config.inputs.part_width or config.width) * len(shape.item_sizes))
-    exchange = 4 * (2 * dense + 8 * touched) / H100_LINK * shape.events / (8 * batch) / 3600
+    exchange = 4 * (2 * dense + 8 * touched) / H100_LINK * steps / 8 / 60
+    one = [max(share * compute, launches) for share in (1, 10)]
     return {
         "million_weights": {"dense": round(dense / 1e6, 1), "tables": round(rows / 1e6, 1)},
         # Weights and two moments, and a gradient where it is dense.
@@ -151,12 +178,13 @@ def extrapolated(
             "training": round((4 * 4 * dense + 3 * 4 * rows) / 1e9, 2),
             "catalogue": round(sum(tensor.nbytes for tensor in held) / 1e9, 2),
         },
-        "mflop_a_token": round(flops / 1e6, 1),
-        "tokens_per_second": round(speed),
-        "hours": {
-            "here": round(here, 1),
-            "h100": [round(same_share, 3), round(10 * same_share, 2)],
-            "eight": [round(same_share / 8 + exchange, 3), round(10 * same_share / 8 + exchange, 2)],
+        "mflop_a_token": round(cost.flops / 1e6, 1),
+        "operations_a_step": cost.operations,
+        "tokens_per_second": round(cost.speed),
+        "minutes": {
+            "here": round(here),
+            "h100": [round(minutes, 1) for minutes in one],
+            "eight": [round(minutes / 8 + exchange, 1) for minutes in one],
         },
     }
 
@@ -189,29 +217,22 @@ def full_catalogue(shape: Shape) -> Catalogue:
 def show(results: list[dict[str, Any]], peak: float) -> None:
     """One line a preset and set."""
     table = Table(title=f"An epoch; the peak of this core is {peak / 1e9:,.0f} GFLOP/s")
-    names = (
-        "preset",
-        "set",
-        "M weights + rows",
-        "GB training + catalogue",
-        "MFLOP/token",
-        "tokens/s here",
-        "of peak",
-    )
-    for column in (*names, "hours here", "one H100", "eight"):
+    names = ("preset", "set", "M weights + rows", "GB training + catalogue", "MFLOP/token", "operations/step")
+    for column in (*names, "tokens/s here", "of peak", "minutes here", "one H100", "eight"):
         table.add_column(column, justify="left" if column in ("preset", "set") else "right")
     for row in results:
-        weights, gb, hours = row["million_weights"], row["gb"], row["hours"]
+        weights, gb, minutes = row["million_weights"], row["gb"], row["minutes"]
         table.add_row(
             row["preset"],
             row["set"],
             f"{weights['dense']} + {weights['tables']:,}",
             f"{gb['training']} + {gb['catalogue']}",
             f"{row['mflop_a_token']:,}",
+            f"{row['operations_a_step']:,}",
             f"{row['tokens_per_second']:,}",
             f"{100 * row['share_of_peak']:.0f} %",
-            f"{hours['here']:,}",
-            *(f"{low:g} … {high:g}" for low, high in (hours["h100"], hours["eight"])),
+            f"{minutes['here']:,}",
+            *(f"{low:g} … {high:g}" for low, high in (minutes["h100"], minutes["eight"])),
         )
     Console(width=180).print(table)
 
