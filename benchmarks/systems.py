@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -46,7 +47,7 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 K, BEAM, ANSWERED, BASE = 10, 20, 2048, "small"
 # One size for all systems but the baseline, whose size is its own; a bank for all, however small the catalogue.
 SIZE = {"width": 128, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 0, "full_softmax_items": 0}
-NEGATIVES, BATCH_TOKENS, CODES = 2048, 2048, (256, 256, 256)
+NEGATIVES, CODES = 2048, (256, 256, 256)
 SYSTEMS = ("baseline", "baseline-infonce", "sasrec", "tiger", "small")
 SYSTEMS += ("first", "second", "third", "award", "onepiece", "finalist")
 ALL = ",".join(PRESETS["small"].model.features)
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=list(VARIANTS), metavar="NAME;…")
     parser.add_argument("--protocol", default="auto", help="how queries are cut")
     parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
+    parser.add_argument("--batch-tokens", type=int, default=0, help="0 chooses by the same")
     parser.add_argument("--max-minutes", type=float, default=20.0)
     parser.add_argument("--queries", type=int, default=5000, help="test queries that are judged")
     parser.add_argument("--work", type=Path, default=Path("runs/systems"))
@@ -133,7 +135,7 @@ def main() -> None:
 
 def run(source: Path, variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One variant with one seed, in a process of its own so that its memory can be told."""
-    limits = {"epochs": arguments.epochs, "max_minutes": arguments.max_minutes, "queries": arguments.queries}
+    limits = {name: getattr(arguments, name) for name in ("epochs", "batch_tokens", "max_minutes", "queries")}
     key = json.loads(json.dumps({"set": source.name, "variant": variant, "seed": seed, **limits}))
     if arguments.results.exists():
         for line in map(json.loads, arguments.results.read_text().splitlines()):
@@ -151,14 +153,10 @@ def run(source: Path, variant: str, seed: int, arguments: argparse.Namespace) ->
 def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[str, Any]) -> dict[str, Any]:
     """Train, judge on the test split, and tell the cost."""
     dataset, changes = Dataset.open(data), dict(VARIANTS[variant])
-    place = folder / re.sub(r"[^A-Za-z0-9.]+", "-", variant)
+    budget = {name: limits[name] for name in ("epochs", "batch_tokens", "max_minutes")}
+    place = folder / re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(map(str, (variant, *budget.values()))))
     tokenizer = fitted(dataset, folder, seed, changes.pop("emb", None), changes.pop("collisions", None))
-    train = {
-        "batch_tokens": BATCH_TOKENS,
-        "epochs": limits["epochs"],
-        "max_minutes": limits["max_minutes"],
-        **changes.pop("train", {}),
-    }
+    train = {**budget, **changes.pop("train", {})}
     preset = PRESETS[changes.get("preset", "small")]
     kept = {key: value for key, value in preset.train.items() if key.startswith(("finetune", "weight", "learning"))}
     config = TrainConfig(**{**kept, **train, "seed": seed})
@@ -166,8 +164,10 @@ def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[
     history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
     trained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     weights = sum(weight.numel() for weight in recommender.model.parameters())
+    metrics = judged(recommender, dataset, limits["queries"], told=tells_actions(variant))
+    shutil.rmtree(place)
     return {
-        "metrics": judged(recommender, dataset, limits["queries"], told=tells_actions(variant)),
+        "metrics": metrics,
         "minutes": round(history[-1]["seconds"] / 60, 2),
         "epochs": history[-1]["epoch"],
         "best_epoch": history[-1]["best_epoch"],
