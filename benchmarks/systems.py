@@ -169,7 +169,7 @@ def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[
     return {
         "metrics": metrics,
         "minutes": round(history[-1]["seconds"] / 60, 2),
-        "epochs": history[-1]["epoch"],
+        "passes": history[-1]["epoch"],
         "best_epoch": history[-1]["best_epoch"],
         "tokens_per_second": int(np.median([record["tokens_per_second"] for record in history])),
         "weights": weights,
