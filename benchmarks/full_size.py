@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from training import flops_a_token, matrix_peak
+from training import flops_a_token, matrix_peak, stepping
 
 from semid.data.dataset import Dataset
 from semid.generative.catalogue import Catalogue, ListColumn
@@ -138,12 +138,10 @@ def measured(model: Model, dataset: Dataset, catalogue: Catalogue, settings: arg
     train = TrainConfig(batch_tokens=settings.batch_tokens, epochs=1000)
     trainer = Trainer(model.train(), dataset, catalogue, train, lambda _: {})
     trainer._refresh_tree()
-    batches = trainer._batches()
+    train_on_next = stepping(trainer)
 
     def step() -> int:
-        batch = next(batches)
-        trainer._step(batch)
-        return int((batch.segments >= 0).sum())
+        return int((train_on_next().segments >= 0).sum())
 
     flops, speeds = flops_a_token(step), []
     with Operations() as operations:

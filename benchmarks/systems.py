@@ -30,13 +30,14 @@ from quality import cell, content_names, prepared, trained_to_end
 from rich.console import Console
 from rich.table import Table
 
+from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.evaluation.metrics import Targets, evaluate, query_metrics
 from semid.evaluation.over_seeds import mean_over_seeds
 from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
-from semid.generative.recommender import ANY_ACTION, GenerativeRecommender
+from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender
 from semid.generative.settings import with_settings
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
@@ -161,7 +162,7 @@ def measured(data: Path, folder: Path, variant: str, seed: int, limits: Mapping[
     kept = {key: value for key, value in preset.train.items() if key.startswith(("finetune", "weight", "learning"))}
     config = TrainConfig(**{**kept, **train, "seed": seed})
     recommender = trained_to_end(dataset, tokenizer, model_config(changes), config, place)
-    history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    history = open_artifact(place, KIND).load_lines("log.jsonl")
     trained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     weights = sum(weight.numel() for weight in recommender.model.parameters())
     metrics = judged(recommender, dataset, limits["queries"], told=tells_actions(variant))

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from training import histories, model_of
+from training import histories, model_of, stepping
 
 from semid.generative.config import ModelConfig
 from semid.generative.train import TrainConfig, Trainer
@@ -31,14 +31,13 @@ def seconds_of_a_step(items: int, settings: argparse.Namespace, *, sparse: bool)
     for module in model.items.modules():
         if isinstance(module, nn.Embedding):
             module.sparse = sparse
-    trainer = Trainer(model, dataset, catalogue, TrainConfig(batch_tokens=settings.batch_tokens), lambda _: {})
+    train = TrainConfig(batch_tokens=settings.batch_tokens)
+    train_on_next = stepping(Trainer(model, dataset, catalogue, train, lambda _: {}))
     taken = []
-    for batch in trainer._batches():
+    for _ in range(1 + settings.steps):  # the first warms up
         began = time.perf_counter()
-        trainer._step(batch)
+        train_on_next()
         taken.append(time.perf_counter() - began)
-        if len(taken) > settings.steps:
-            break
     return median(taken[1:])
 
 

@@ -33,6 +33,7 @@ from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog
 from semid.data.features import Fields
 from semid.generative.catalogue import Catalogue
 from semid.generative.config import ModelConfig
+from semid.generative.histories import TokenBatch
 from semid.generative.model import Model
 from semid.generative.optim import matrix_dtype
 from semid.generative.train import TrainConfig, Trainer
@@ -84,19 +85,30 @@ def ours(
     train = TrainConfig(batch_tokens=settings.batch_tokens, precision=precision, epochs=1000)
     trainer = Trainer(model, dataset, catalogue, train, lambda _: {})
 
-    def batches() -> Iterator[Any]:
+    train_on_next = stepping(trainer)
+
+    def step() -> int:
+        return int((train_on_next().targets >= 0).sum())
+
+    return System(name, step, flops_a_token(step))
+
+
+def stepping(trainer: Trainer) -> Callable[[], TokenBatch]:
+    """Each call trains on the batch that comes next, pass after pass, and returns it."""
+
+    def batches() -> Iterator[TokenBatch]:
         while True:
             yield from trainer._batches()
             trainer.state.epoch += 1
 
     stream = batches()
 
-    def step() -> int:
-        batch = next(stream).to(settings.device)
+    def train_on_next() -> TokenBatch:
+        batch = next(stream).to(trainer.device)
         trainer._step(batch)
-        return int((batch.targets >= 0).sum())
+        return batch
 
-    return System(name, step, flops_a_token(step))
+    return train_on_next
 
 
 def model_of(
