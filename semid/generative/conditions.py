@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.generative.config import ActionConfig
+from semid.generative.layers import FiLM
 
 
 class NextActionInput(nn.Module):
@@ -24,12 +25,9 @@ class NextActionInput(nn.Module):
         nn.init.normal_(self.action.weight, std=0.02)
         self.gate = nn.Linear(2 * width, width) if "gate" in self.kinds else None
         self.value = nn.Linear(width, width, bias=False) if "gate" in self.kinds else None
-        self.film = nn.Linear(width, 2 * width) if "film" in self.kinds else None
-        for layer in (self.value, self.film):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-        if self.film is not None:
-            nn.init.zeros_(self.film.bias)
+        self.film = FiLM(width, bounded=True) if "film" in self.kinds else None
+        if self.value is not None:
+            nn.init.zeros_(self.value.weight)
 
     def forward(self, x: Tensor, actions: Tensor) -> Tensor:
         """Tokens (R, S, D) that know the next action (R, S). (R, S, D)"""
@@ -39,13 +37,12 @@ class NextActionInput(nn.Module):
         if self.gate is not None and self.value is not None:
             x = x + torch.sigmoid(self.gate(torch.cat([x, told], dim=-1))) * self.value(told)
         if self.film is not None:
-            scale, shift = self.film(told).chunk(2, dim=-1)
-            x = x * (1 + torch.tanh(scale)) + shift
+            x = self.film(x, told)
         return x
 
 
 class NextActionCondition(nn.Module):
-    """Tell a state which action is wanted next: FiLM (arXiv 1709.07871), starting as the identity.
+    """Tell a state which action is wanted next, by FiLM.
 
     It enters after the trunk, so one pass over the history serves every action.
     """
@@ -53,13 +50,10 @@ class NextActionCondition(nn.Module):
     def __init__(self, num_actions: int, width: int) -> None:
         super().__init__()
         self.action = nn.Embedding(num_actions + 1, width)
-        self.film = nn.Linear(width, 2 * width)
+        self.film = FiLM(width)
         nn.init.normal_(self.action.weight, std=0.02)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """States (P, D) conditioned on actions (P,). (P, D)"""
-        scale, shift = self.film(F.silu(self.action(action))).chunk(2, dim=-1)
-        result: Tensor = state * (1 + scale) + shift
+        result: Tensor = self.film(state, F.silu(self.action(action)))
         return result

@@ -1,4 +1,4 @@
-"""Transformer layers: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""Transformer layers: RMSNorm, rotary positions, grouped-query attention, FiLM, SwiGLU.
 
 Shapes: B rows, T tokens, D width, H query heads, G key/value heads, C width of one head.
 """
@@ -292,6 +292,29 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """(B, H, T, C) → (B, T, H · C)"""
     return x.transpose(1, 2).flatten(2)
+
+
+class FiLM(nn.Module):
+    """x ⊙ (1 + γ(c)) + β(c) for a condition c (arXiv 1709.07871), starting as the identity.
+
+    Args:
+        width: D, of x and c.
+        bounded: take tanh γ for γ.
+    """
+
+    def __init__(self, width: int, *, bounded: bool = False) -> None:
+        super().__init__()
+        self.bounded = bounded
+        self.factors = nn.Linear(width, 2 * width)
+        nn.init.zeros_(self.factors.weight)
+        nn.init.zeros_(self.factors.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, owner: Tensor | None = None) -> Tensor:
+        """x (…, D) under conditions (…, D), or, with ``owner`` (…), under that row of them."""
+        factors = self.factors(condition)
+        scale, shift = (factors if owner is None else factors[owner]).chunk(2, dim=-1)
+        result: Tensor = x * (1 + (torch.tanh(scale) if self.bounded else scale)) + shift
+        return result
 
 
 class SwiGLU(nn.Module):

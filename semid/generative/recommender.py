@@ -17,15 +17,16 @@ from semid.data.dataset import ranges
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.transitions import Transitions
 from semid.errors import InputError
-from semid.generative.beam_search import CodeScorer, beam_search, score_items
+from semid.generative.beam_search import beam_search, score_items
 from semid.generative.catalogue import Catalogue
-from semid.generative.code_decoder import CodeSearch, CodeTree
+from semid.generative.code_decoder import CodeTree
+from semid.generative.code_search import CodeSearch
 from semid.generative.histories import BatchBuilder, Segments, TokenBatch, query_segments
 from semid.generative.layers import KeyValues
 from semid.generative.model import Model
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 from semid.generative.trie import CodeTrie
-from semid.generative.trunk_search import TrunkSearch
+from semid.generative.trunk_decoder import TrunkDecoder
 from semid.ranking import Ranking
 
 logger = logging.getLogger(__name__)
@@ -114,11 +115,9 @@ class GenerativeRecommender:
         vectors = self.model.node_item_vectors(self.catalogue) if around else self._item_vectors
         return self.model.code_tree(self.catalogue, vectors)
 
-    def _search(self, states: QueryStates, rows: np.ndarray) -> CodeScorer:
+    def _search(self, states: QueryStates, rows: np.ndarray) -> CodeSearch:
         """What beam search asks of some of the queries; in layout ``code`` their histories are read again."""
-        if self.model.code_decoder is not None:
-            return CodeSearch(self.model.code_decoder, self._tree)
-        return self._trunk_search(states, rows, states.action)
+        return CodeSearch(self.model.code_decoder or self._trunk_decoder(states, rows, states.action), self._tree)
 
     def _read_again(self, states: QueryStates) -> np.ndarray:
         """How many events of each query a search reads, (Q,): batches of like numbers waste no padding."""
@@ -127,7 +126,7 @@ class GenerativeRecommender:
         events: np.ndarray = states.queries.end - states.queries.start
         return events.clip(max=self.model.config.context)
 
-    def _trunk_search(self, states: QueryStates, rows: np.ndarray, action: int) -> TrunkSearch:
+    def _trunk_decoder(self, states: QueryStates, rows: np.ndarray, action: int) -> TrunkDecoder:
         segments = query_segments(states.queries.select(rows), self.model.config.context)
         builder = self._builder(segments)
         batch = builder.build([[row] for row in range(len(rows))], int(builder.lengths.max()))
@@ -141,7 +140,7 @@ class GenerativeRecommender:
             tokens = rows_there.items.shape[1]
             read.append(self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])[1])
         past = [KeyValues.concatenate(layers) for layers in zip(*read, strict=True)]
-        return TrunkSearch.of(self.model, self._tree, batch, past, told)
+        return TrunkDecoder.of(self.model, batch, past, told)
 
     @property
     def _queries_at_once(self) -> int:
@@ -260,7 +259,7 @@ class GenerativeRecommender:
             if self.model.code_heads is None:
                 state = untold[queries, None].expand(-1, rows.shape[1], -1)
             else:
-                state = self._trunk_search(states, queries, 0).after(self.catalogue.codes[rows])
+                state = self._trunk_decoder(states, queries, 0).after(self.catalogue.codes[rows])
             logits = self.model.action_logits(state, self._item_vectors[rows])
             return logits.float().log_softmax(-1)[..., action - 1]
 

@@ -11,6 +11,7 @@ from semid.generative.config import ModelConfig
 from semid.generative.fields import FieldsEncoder, HashedIds, dropped
 from semid.generative.histories import TokenBatch
 from semid.generative.joining import Join
+from semid.generative.layers import FiLM
 
 
 class UserEncoder(nn.Module):
@@ -49,18 +50,15 @@ class UserEncoder(nn.Module):
 
 
 class UserFiLM(nn.Module):
-    """Tokens scaled and shifted by their user (arXiv 1709.07871), starting as the identity."""
+    """Tokens scaled and shifted by their user."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.film = nn.Linear(width, 2 * width)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
+        self.film = FiLM(width)
 
     def forward(self, tokens: Tensor, encoded: Tensor, batch: TokenBatch) -> Tensor:
         """Tokens (R, S, D), and the vectors (G, D) of the users of the profile tokens in order. (R, S, D)"""
         led = batch.segments[batch.profile]  # ascending, as segments are numbered in the order of the rows
         owner = torch.searchsorted(led, batch.segments).clamp(max=len(led) - 1)
-        scale, shift = self.film(encoded)[owner].chunk(2, dim=-1)
-        result: Tensor = tokens * (1 + scale) + shift
+        result: Tensor = self.film(tokens, encoded, owner)
         return result

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.generative.beam_search import beam_search, score_items
-from semid.generative.code_decoder import CodeDecoder, CodeSearch, CodeTree
+from semid.generative.code_decoder import CodeDecoder, CodeTree
+from semid.generative.code_search import CodeSearch
 from semid.generative.trie import CodeTrie
 
 WIDTH, SIZES = 16, (3, 4, 2, 5)

@@ -18,7 +18,7 @@ def test_next_action_is_film_and_starts_as_the_identity() -> None:
         torch.nn.init.normal_(parameter)
     for row, action in enumerate(actions.tolist()):
         hidden = F.silu(made.action.weight[action])
-        out = made.film.weight @ hidden + made.film.bias
+        out = made.film.factors.weight @ hidden + made.film.factors.bias
         torch.testing.assert_close(made(states, actions)[row], states[row] * (1 + out[:WIDTH]) + out[WIDTH:])
 
 
@@ -39,7 +39,7 @@ def by_hand(made: NextActionInput, x: torch.Tensor, action: int) -> torch.Tensor
         gate = 1 / (1 + torch.exp(-(made.gate.weight @ torch.cat([x, told]) + made.gate.bias)))
         x = x + gate * (made.value.weight @ told)
     if "film" in made.kinds:
-        out = made.film.weight @ told + made.film.bias
+        out = made.film.factors.weight @ told + made.film.factors.bias
         x = x * (1 + torch.tanh(out[:WIDTH])) + out[WIDTH:]
     return x
 

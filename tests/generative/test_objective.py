@@ -113,9 +113,9 @@ def test_the_next_action_is_told_to_the_item_heads_and_never_to_the_action_head(
 ) -> None:
     """Otherwise the action head would only have to read its answer."""
     model = build.model(catalogue)
-    torch.nn.init.zeros_(model.condition.film.weight)
+    torch.nn.init.zeros_(model.condition.film.factors.weight)
     told = objective_of(model, rich, catalogue).losses(packed)
-    torch.nn.init.normal_(model.condition.film.weight)
+    torch.nn.init.normal_(model.condition.film.factors.weight)
     told_louder = objective_of(model, rich, catalogue).losses(packed)
     assert told["action"].item() == pytest.approx(told_louder["action"].item(), abs=1e-6)
     assert abs(told["contrastive"].item() - told_louder["contrastive"].item()) > 1e-3

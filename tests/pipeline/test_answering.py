@@ -72,7 +72,7 @@ def action_evidence(recommender: GenerativeRecommender, queries) -> np.ndarray:
 def untold(recommender: GenerativeRecommender, states: torch.Tensor) -> torch.Tensor:
     """States told of *any* action, with that undone: FiLM is affine."""
     condition = recommender.model.condition
-    scale, shift = condition.film(torch.nn.functional.silu(condition.action.weight[0])).chunk(2)
+    scale, shift = condition.film.factors(torch.nn.functional.silu(condition.action.weight[0])).chunk(2)
     return (states - shift) / (1 + scale)
 
 

@@ -1,15 +1,14 @@
-"""Beam search in layout ``code``: the trunk itself goes on from the histories, code by code.
+"""Layout ``code``: the trunk itself goes on from the histories, code by code.
 
-Shapes: R rows, S tokens, L levels, D width, B users, W beams.
+Shapes: R rows, S tokens, L levels, D width, B users, W beams each, C items each.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from semid.generative.code_decoder import CodeHeads, CodeTree
+from semid.generative.code_decoder import CodeHeads
 from semid.generative.histories import TokenBatch
 from semid.generative.layers import KeyValues, SharedPast
 from semid.generative.model import Model
@@ -17,40 +16,23 @@ from semid.generative.trunk import Places, code_places
 
 
 @dataclass(frozen=True, eq=False)
-class TrunkSearchState:
-    """What :class:`TrunkSearch` carries from level to level.
-
-    Attributes:
-        past: of each block, the history of B users and the codes of their B · W beams.
-        query: (B, D) unit trunk states.
-        nodes: (B, W) int64 trie node of each beam.
-    """
-
-    past: list[SharedPast]
-    query: Tensor
-    nodes: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class TrunkSearch:
-    """The trunk as beam search asks it, the histories of B users read once and shared by their beams.
+class TrunkDecoder:
+    """The trunk in place of a code decoder, the histories of B users read once and shared by their beams.
 
     Attributes:
         model: of layout ``code``.
-        tree: the whole catalogue, as in training.
         history: keys and values of each block.
         places: of the history, and of the L codes to come.
         told: (B,) wanted action.
     """
 
     model: Model
-    tree: CodeTree
     history: list[KeyValues]
     places: Places
     told: Tensor
 
     @staticmethod
-    def of(model: Model, tree: CodeTree, batch: TokenBatch, past: list[KeyValues], told: Tensor) -> "TrunkSearch":
+    def of(model: Model, batch: TokenBatch, past: list[KeyValues], told: Tensor) -> "TrunkDecoder":
         """Go on from histories that the trunk has read.
 
         Args:
@@ -58,7 +40,8 @@ class TrunkSearch:
             past: keys and values of each block over :func:`code_places`.
             told: (R, S), the wanted action at each row's last event.
         """
-        levels = len(tree.trie.levels)
+        assert model.code_heads is not None
+        levels = len(model.code_heads.num_codes)
         places = code_places(batch, told, levels)
         rows, last = torch.arange(len(told), device=told.device), batch.last_tokens()
         wanted = told[rows, last]
@@ -74,31 +57,24 @@ class TrunkSearch:
             actions=extended(places.actions, torch.zeros_like(wanted)[:, None]),
             next_actions=extended(places.next_actions, wanted[:, None]),
         )
-        return TrunkSearch(model, tree, past, places, wanted)
+        return TrunkDecoder(model, past, places, wanted)
 
-    def first(self, state: Tensor) -> tuple[Tensor, TrunkSearchState]:
-        """Log-probabilities (B, K_1) of the first code, from states (B, D) told the wanted action."""
-        query = F.normalize(state.float(), dim=-1)
-        nodes = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
-        logits = self.heads.logits(0, state, query, nodes[:, 0], self.tree)
-        past = [SharedPast(layer) for layer in self.history]
-        return F.log_softmax(logits, dim=-1), TrunkSearchState(past, query, nodes)
+    @property
+    def heads(self) -> CodeHeads:
+        """Of the model."""
+        assert self.model.code_heads is not None
+        return self.model.code_heads
 
-    def next(self, cache: TrunkSearchState, parents: Tensor, codes: Tensor) -> tuple[Tensor, TrunkSearchState]:
-        """Log-probabilities (B, W, K_l) of the next code of beams that continue ``parents`` with ``codes``."""
-        batch, beams = codes.shape
-        before = cache.nodes.shape[1]
-        rows = (parents + torch.arange(batch, device=parents.device)[:, None] * before).flatten()
-        own = cache.past[0].own
+    def first(self, state: Tensor) -> tuple[Tensor, list[SharedPast]]:
+        """What is known before the first code: the states (B, D), told the wanted action already."""
+        return state, [SharedPast(layer) for layer in self.history]
+
+    def next(self, past: list[SharedPast], rows: Tensor, codes: Tensor) -> tuple[Tensor, list[SharedPast]]:
+        """What is known (B · W, D), told the wanted action, after one more code each; as CodeReader says."""
+        own = past[0].own
         depth = 0 if own is None else own.keys.shape[2]
-        above = cache.nodes.flatten()[rows] if depth else torch.zeros_like(rows)
-        nodes = self.tree.trie.step(depth, above, codes.flatten())
-        hidden, past = self._extend([layer.select(rows) for layer in cache.past], depth, codes.flatten())
-        query = cache.query.repeat_interleave(beams, dim=0)
-        known = self.model.conditioned(hidden, self.told.repeat_interleave(beams))
-        logits = self.heads.logits(depth + 1, known, query, nodes, self.tree)
-        log_probs = F.log_softmax(logits, dim=-1).view(batch, beams, -1)
-        return log_probs, TrunkSearchState(past, cache.query, nodes.view(batch, beams))
+        states, past = self._extend([layer.select(rows) for layer in past], depth, codes)
+        return self.model.conditioned(states, self.told.repeat_interleave(len(codes) // len(self.told))), past
 
     def after(self, codes: Tensor) -> Tensor:
         """States (B, C, D) after all codes of C given items each, (B, C, L), for the action head."""
@@ -108,11 +84,6 @@ class TrunkSearch:
         for depth in range(levels):
             states, past = self._extend(past, depth, codes[:, :, depth].flatten())
         return states.view(batch, count, -1)
-
-    @property
-    def heads(self) -> CodeHeads:
-        assert self.model.code_heads is not None
-        return self.model.code_heads
 
     def _extend(self, past: list[SharedPast], depth: int, codes: Tensor) -> tuple[Tensor, list[SharedPast]]:
         """States (B · W, D) after one more code each."""
