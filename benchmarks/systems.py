@@ -123,7 +123,7 @@ def main() -> None:
         }
         for title, table in (
             (f"{source.name}: test split", worth(found)),
-            (f"{source.name}: action told", told(found)),
+            (f"{source.name}: action told", gains(found)),
         ):
             show(title, table)
             text += markdown(title, table)
@@ -232,7 +232,18 @@ def judged(recommender: GenerativeRecommender, dataset: Dataset, count: int, *, 
     metrics = {name: found[key] for name, key in names.items()}
     metrics |= {"HR cold": found[f"ColdHitRate@{K}"]} if f"ColdHitRate@{K}" in found else {}
     told = told and bool(recommender.model.config.action.condition)
-    hits = hit(usual, queries)
+    return metrics | by_action(recommender, dataset, queries, hit(usual, queries), told=told)
+
+
+def by_action(
+    recommender: GenerativeRecommender, dataset: Dataset, queries: Queries, hits: np.ndarray, *, told: bool
+) -> dict[str, float]:
+    """HitRate of the targets with each action; also with that action wanted, and with none.
+
+    Args:
+        hits: (Q,) with the usual action wanted.
+    """
+    metrics = {}
     untold = hit(answered(recommender, queries, ANY_ACTION), queries) if told else hits
     for action, name in enumerate(dataset.action_names):
         rows = np.flatnonzero(queries.target_actions == action)
@@ -274,7 +285,7 @@ def worth(found: Runs) -> list[list[str]]:
     return lines
 
 
-def told(found: Runs) -> list[list[str]]:
+def gains(found: Runs) -> list[list[str]]:
     """A row a variant that can be told an action: HitRate of targets with an action, told none, told theirs."""
     keys = dict.fromkeys(name for runs in found.values() for name in runs[0]["metrics"] if name.endswith(" told"))
     names = [key.removesuffix(" told") for key in keys]
