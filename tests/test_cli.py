@@ -20,12 +20,15 @@ from semid.commands import data as data_commands
 from semid.commands import model as model_commands
 from semid.commands import sweep as sweep_commands
 from semid.commands import tokenizer as tokenizer_commands
+from semid.commands.architecture import Architecture
 from semid.commands.training import Training
 from semid.data.dataset import Dataset
 from semid.data.features import Embedding
 from semid.data.reading import PrepareConfig
 from semid.data.splits import SplitConfig
 from semid.data.synthetic.generator import SyntheticConfig
+from semid.errors import InputError
+from semid.generative.moe import MoEConfig
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig
@@ -100,7 +103,25 @@ def test_every_setting_of_training_is_an_option_in_place_of_what_the_preset_has(
 @pytest.mark.parametrize("command", ["train", "sweep"])
 def test_shared_options_stand_in_every_command_that_takes_them(command, succeeded):
     shown = succeeded(command, "--help")
-    assert all(f"--{option.name.replace('_', '-')} " in shown for option in Training.parameters)
+    options = [option for option in (*Training.parameters, *Architecture.parameters) if option.name != "assignments"]
+    assert all(f"--{option.name.replace('_', '-')} " in shown for option in options)
+    assert "--set " in shown
+
+
+def test_a_model_is_what_is_given_then_what_the_preset_has():
+    preset = PRESETS["small"].model
+    assert Architecture(width=None, assignments=None).config(preset) == preset
+    given = Architecture(width=128, context_events=7, experts=4, assignments=["trunk.block=hstu", "width=64"])
+    assert given.config(preset) == replace(
+        preset,
+        width=64,
+        context=7,
+        moe=MoEConfig(num_experts=4, experts_per_token=2, hidden=128, shared_hidden=128),
+        trunk=replace(preset.trunk, block="hstu"),
+    )
+    assert Architecture(experts=0).config(replace(preset, moe=MoEConfig())).moe is None
+    with pytest.raises(InputError, match="needs --experts"):
+        Architecture(experts_per_token=2).config(preset)
 
 
 def test_presets_in_the_help():

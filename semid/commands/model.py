@@ -1,21 +1,16 @@
 """``semid train``, ``semid generate``, ``semid compare`` and ``semid embed``."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from semid.commands import options
+from semid.commands.architecture import Architecture
 from semid.commands.console import STDOUT, print_comparison, print_facts, progress_bar, write_json, write_settings
 from semid.commands.running import command, in_force
 from semid.commands.training import Training
-
-if TYPE_CHECKING:
-    from semid.generative.config import ModelConfig
-
-_MODEL = "Model, in place of the preset's values"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +21,9 @@ def register(app: typer.Typer) -> None:
     command(app, "embed")(embed)
 
 
-def _of_model(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=_MODEL, show_default=False, **more)
-
-
 def train(
     context: typer.Context,
+    architecture: Architecture,
     training: Training,
     data: options.Data = options.DATA,
     tokenizer: options.Tokenizer = options.TOKENIZER,
@@ -41,46 +33,6 @@ def train(
     ] = False,
     device: options.Device = "cpu",
     preset: options.Preset = "small",
-    features: Annotated[
-        tuple[str, ...] | None,
-        _of_model(
-            "Inputs, of id, codes, prefixes, content, fields, graph, action, time, session, popularity, fourier, "
-            "profile, user, as far as the data has them.",
-            parser=options.names,
-            metavar="NAME,…",
-        ),
-    ] = None,
-    width: Annotated[int | None, _of_model("Width of every token.")] = None,
-    layers: Annotated[int | None, _of_model("Blocks of the trunk.")] = None,
-    heads: Annotated[int | None, _of_model("Query heads.")] = None,
-    kv_heads: Annotated[int | None, _of_model("Key and value heads.")] = None,
-    decoder_layers: Annotated[int | None, _of_model("Blocks of the code decoder.")] = None,
-    experts: Annotated[int | None, _of_model("Routed experts, the narrower the more a token uses; 0: none.")] = None,
-    experts_per_token: Annotated[int | None, _of_model("Experts that a token uses.")] = None,
-    context_events: Annotated[int | None, _of_model("Most recent events that are seen.", metavar="N")] = None,
-    dropout: Annotated[float | None, _of_model("Dropout on inputs and residual branches.")] = None,
-    contrastive_weight: Annotated[float | None, _of_model("Weight of the item vector loss; 0 without.")] = None,
-    code_weight: Annotated[float | None, _of_model("Weight of the code loss; 0 without.")] = None,
-    action_weight: Annotated[float | None, _of_model("Weight of the next action loss; 0 without.")] = None,
-    negatives: Annotated[
-        tuple[tuple[str, int], ...] | None,
-        _of_model(
-            "Negatives of catalogues too large for the full softmax, of the kinds uniform, popular, recent and hard; "
-            "uniform:4096.",
-            parser=options.counts,
-            metavar="KIND:N,…",
-        ),
-    ] = None,
-    option: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any value of the model, as layout=code, trunk.block=hstu or moe.num_experts=8; repeatable.",
-            rich_help_panel=_MODEL,
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006
     seed: options.Seed = 0,
     load_plot: Annotated[
         Path | None,
@@ -93,27 +45,11 @@ def train(
     from semid.errors import InputError
     from semid.evaluation.plotting import draw_expert_load, require_plotting
     from semid.generative.recommender import KIND
-    from semid.generative.settings import with_settings
     from semid.pipeline.training import train_recommender
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
-    changes = {
-        "features": features,
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "decoder_layers": decoder_layers,
-        "context": context_events,
-        "dropout": dropout,
-        "negatives": negatives,
-        "contrastive_weight": contrastive_weight,
-        "code_weight": code_weight,
-        "action_weight": action_weight,
-    }
     chosen = options.preset_named(preset)
-    model_config = _model_config(chosen.model, changes, experts, experts_per_token)
-    model_config = with_settings(model_config, options.assignments(option))
+    model_config = architecture.config(chosen.model)
     train_config = training.config(chosen, seed=seed)
     options.check_device(device)
     if load_plot is not None:
@@ -142,25 +78,6 @@ def train(
     if load_plot is not None:
         draw_expert_load(load_plot, open_artifact(out, KIND).load_lines("log.jsonl"))
     typer.echo(f"Wrote {out}: `semid generate` and `semid compare` use it.", err=True)
-
-
-def _model_config(
-    config: "ModelConfig", changes: dict[str, Any], experts: int | None, experts_per_token: int | None
-) -> "ModelConfig":
-    from semid.errors import InputError
-    from semid.generative.moe import MoEConfig
-
-    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
-    if experts_per_token and not experts:
-        raise InputError("--experts-per-token needs --experts: give both or neither.")
-    if experts is None:
-        return config
-    if experts == 0:
-        return replace(config, moe=None)
-    per_token = MoEConfig.experts_per_token if experts_per_token is None else experts_per_token
-    hidden = -(-config.inner // (32 * (per_token + 1))) * 32  # with the shared one about as wide as without experts
-    moe = MoEConfig(num_experts=experts, experts_per_token=per_token, hidden=hidden, shared_hidden=hidden)
-    return replace(config, moe=moe)
 
 
 def generate(

@@ -26,6 +26,17 @@ class OptionGroup(dict[str, Any]):
     parameters: Sequence[inspect.Parameter]
 
 
+def options_under(panel: str) -> Callable[..., inspect.Parameter]:
+    """Declares options of a group under one heading of the help, which are None where they are not given."""
+
+    def option(name: str, kind: Any, help: str, *flags: str, default: str | bool = False, **more: Any) -> Any:
+        info = typer.Option(*flags, help=help, rich_help_panel=panel, show_default=default, **more)
+        kind = Annotated[kind | None, info]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+    return option
+
+
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command that also takes ``--config`` and ``--verbose``."""
 

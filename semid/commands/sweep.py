@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from semid.commands import options
+from semid.commands.architecture import Architecture
 from semid.commands.console import STDOUT, print_table, progress_bar, write_json, write_settings
 from semid.commands.running import command, in_force
 from semid.commands.training import Training
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     context: typer.Context,
+    architecture: Architecture,
     training: Training,
     data: options.Data = options.DATA,
     tokenizer: options.Tokenizer = options.TOKENIZER,
@@ -59,7 +61,7 @@ def sweep(
 
     chosen = options.preset_named(preset)
     config = SweepConfig(
-        model=chosen.model,
+        model=architecture.config(chosen.model),
         axes=_axes(axis),
         grid=grid,
         train=training.config(chosen),
