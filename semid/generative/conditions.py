@@ -21,8 +21,8 @@ class NextActionInput(nn.Module):
     def __init__(self, num_actions: int, width: int, config: ActionConfig) -> None:
         super().__init__()
         self.kinds = config.in_trunk
+        # As large as the normalised tokens that it meets: a smaller one is not heard for thousands of steps.
         self.action = nn.Embedding(num_actions + 1, width)
-        nn.init.normal_(self.action.weight, std=0.02)
         self.gate = nn.Linear(2 * width, width) if "gate" in self.kinds else None
         self.value = nn.Linear(width, width, bias=False) if "gate" in self.kinds else None
         self.film = FiLM(width, bounded=True) if "film" in self.kinds else None

@@ -55,6 +55,13 @@ def test_the_next_action_enters_the_tokens(kinds: tuple[str, ...]) -> None:
             torch.testing.assert_close(result[row, place], by_hand(made, x[row, place], int(actions[row, place])))
 
 
+def test_an_added_action_starts_as_large_as_a_normalised_token() -> None:
+    torch.manual_seed(0)
+    made = NextActionInput(3, 512, ActionConfig(condition=("add",)))
+    sizes = made.action.weight.square().mean(dim=1).sqrt()
+    assert ((sizes > 0.8) & (sizes < 1.2)).all()
+
+
 def test_gate_and_film_start_as_the_identity() -> None:
     torch.manual_seed(0)
     made, x = NextActionInput(2, WIDTH, ActionConfig(condition=("gate", "film"))), torch.randn(2, 3, WIDTH)
