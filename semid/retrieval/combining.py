@@ -88,19 +88,23 @@ def fit_weights(
     rows = targets[:, 0]
     same = candidates.items[rows] == targets[:, 1, None]
     known = same.any(1)
+    if not known.any():
+        return dict(prior)
     rows, place = rows[known], same[known].argmax(1)
-    evidence = np.stack([np.maximum(candidates.evidence[name], _IMPOSSIBLE) for name in names], -1)[rows]
-    padding = candidates.items[rows] < 0
-    evidence = np.where(padding[..., None], 0, evidence)
-    own = evidence[np.arange(len(rows)), place]
+    there = candidates.items[rows] >= 0
+    widths = there.sum(1)
+    # (E, F) of the candidates alone, query after query: most rows are shorter than the longest.
+    evidence = np.stack([np.maximum(candidates.evidence[name][rows][there], _IMPOSSIBLE) for name in names], -1)
+    firsts = np.cumsum(widths) - widths
+    own = evidence[firsts + place]
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = np.where(padding, -np.inf, evidence @ weights)
-        top = scores.max(1, initial=-np.inf, keepdims=True)
-        chance = np.exp(scores - top)
-        mass = chance.sum(1, keepdims=True)
-        lost = (np.log(mass) + top)[:, 0] - own @ weights
-        slope = np.einsum("qc,qcf->f", chance / mass, evidence) - own.sum(0)
+        scores = evidence @ weights
+        top = np.maximum.reduceat(scores, firsts)
+        chance = np.exp(scores - np.repeat(top, widths))
+        mass = np.add.reduceat(chance, firsts)
+        lost = np.log(mass) + top - own @ weights
+        slope = (chance / np.repeat(mass, widths)) @ evidence - own.sum(0)
         away = (weights - mean) / _WIDTH
         return float(lost.sum() + away @ away / 2), slope + away / _WIDTH
 
