@@ -34,8 +34,8 @@ class Fourier(nn.Module):
         periods = torch.cat([_HOUR * (_SPAN / _HOUR) ** ratios, torch.tensor([_DAY, 7 * _DAY])])
         self.register_buffer("turns", _SPAN / periods, persistent=False)  # in eight weeks
         self.change = nn.Parameter(torch.zeros(_NUM_PERIODS))
-        self.out = nn.Linear(2 * _NUM_PERIODS, width)
-        nn.init.normal_(self.out.weight, std=0.02)
+        self.out = nn.Linear(2 * _NUM_PERIODS, width, bias=False)
+        nn.init.normal_(self.out.weight, std=0.02 / _NUM_PERIODS**0.5)  # as large as an embedding: sin² + cos² = 1
         self.origin = origin
 
     def forward(self, times: Tensor) -> Tensor:

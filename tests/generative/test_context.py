@@ -53,6 +53,12 @@ def test_the_clock_is_dropped_while_training_only(catalogue: Catalogue, batch: T
     assert 0.3 < gone < 0.7
 
 
+def test_fourier_features_begin_as_large_as_an_embedding() -> None:
+    torch.manual_seed(0)
+    times = 1_600_500_000 + torch.arange(2000)[None] * 2477
+    assert Fourier(64, origin=1_600_500_000)(times).std().item() == pytest.approx(0.02, rel=0.2)
+
+
 def test_fourier_features_follow_the_formula_with_learnable_periods() -> None:
     torch.manual_seed(0)
     encoder, day, origin = Fourier(WIDTH, origin=1_600_500_000), 86_400, 1_600_500_000
@@ -61,13 +67,14 @@ def test_fourier_features_follow_the_formula_with_learnable_periods() -> None:
     assert periods.max() == pytest.approx(56 * day)
     assert {float(day), 7.0 * day} <= set(periods.tolist())
     torch.nn.init.normal_(encoder.change)
+    torch.nn.init.normal_(encoder.out.weight)
     times = torch.tensor([[origin, origin + 5 * day + 77, TIME_MISSING, 1_500_000_000]])
 
     def expected(change: torch.Tensor) -> torch.Tensor:
         periods = 56 * day / (encoder.turns + change)
         angle = 2 * torch.pi * (times[..., None].double() - origin) / periods
         basis = torch.cat([angle.sin(), angle.cos()], dim=-1).float()
-        encoded = basis @ encoder.out.weight.T + encoder.out.bias
+        encoded = basis @ encoder.out.weight.T
         return encoded.where(times[..., None] != TIME_MISSING, 0.0)
 
     change = encoder.change.detach().double().requires_grad_()
