@@ -43,15 +43,18 @@ class SemanticIds:
         """
         rows = self.codes if codes is None else codes
         key = np.zeros(len(rows), np.int64)
-        known = np.ones(len(rows), bool)
+        unknown = []
         for level in range(self.num_levels if levels is None else levels):
             if level in self._prefixes:
                 prefixes = self._prefixes[level]
                 rank = np.minimum(np.searchsorted(prefixes, key), len(prefixes) - 1)
-                known &= prefixes[rank] == key
+                unknown.append(prefixes[rank] != key)
                 key = rank
-            key = key * self.num_codes[level] + rows[:, level]
-        return np.where(known, key, -1)
+            key *= self.num_codes[level]
+            key += rows[:, level]
+        if unknown:
+            key[np.any(unknown, axis=0)] = -1
+        return key
 
     @cached_property
     def _prefixes(self) -> dict[int, np.ndarray]:
@@ -68,15 +71,37 @@ class SemanticIds:
             size *= width
         return found
 
-    @cached_property
-    def order(self) -> np.ndarray:
-        """Item rows sorted by their codes. (N,) int64"""
-        return np.argsort(self.keys(), kind="stable")
+    def split(self, keys: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Undo one step of :meth:`keys`: the keys of the first ``levels - 1`` codes, and the last codes. (M,) each"""
+        before, codes = np.divmod(keys, self.num_codes[levels - 1])
+        return (self._prefixes[levels - 1][before] if levels - 1 in self._prefixes else before), codes
+
+    def sorted_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """All keys in rising order and their item rows, equal keys by row. (N,) int64 each"""
+        keys, bits = self.keys(), max(self.num_items - 1, 0).bit_length()
+        if int(keys.max(initial=0)) >> (63 - bits):
+            order = np.argsort(keys, kind="stable")
+            return keys[order], order
+        # Key and row fit in one integer: sorting values is several times faster than sorting places.
+        keys <<= bits
+        keys |= np.arange(self.num_items)
+        keys.sort()
+        rows = keys & ((1 << bits) - 1)
+        keys >>= bits
+        return keys, rows
 
     @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.sorted_rows()
+
+    @property
+    def order(self) -> np.ndarray:
+        """Item rows sorted by their codes. (N,) int64"""
+        return self._sorted[1]
+
+    @property
     def _sorted_keys(self) -> np.ndarray:
-        keys: np.ndarray = self.keys()[self.order]
-        return keys
+        return self._sorted[0]
 
     @property
     def is_unique(self) -> bool:

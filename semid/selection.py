@@ -5,34 +5,62 @@ some fixed order (sorted leaves, sorted item rows, popularity), so "lowest posit
 Everything is batched over rows; what takes tensors works on any device.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
+# Rows so long that the members of a group are at least so many are searched group by group.
+_LEAST_GROUP = 8
 
-def best_positions(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+
+def best_positions(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of the ``count`` best scores of each row, in increasing order of position.
 
-    Of equal scores the lowest positions are taken, except among -inf, where the choice is free.
+    Of equal scores the lowest positions are taken. Those of -inf go last, at the last position of all.
 
     Args:
-        scores: (B, M) floats without NaN, ``count <= M``.
+        scores: (B, M) floats, NaN counting as the highest.
 
     Returns:
-        positions (B, count) int64, and the best score that was left out (B,), -inf where none was.
+        positions (B, W) int64 and their scores, W being the lower of ``count`` and M; and the best score left out
+        (B,), -inf where none was.
     """
     width = scores.shape[1]
     if count >= width:
-        everything = torch.arange(width, device=scores.device).expand(len(scores), -1)
-        return everything, scores.new_full((len(scores),), -torch.inf)
-    top = scores.topk(count + 1, dim=1)
-    last, cut = top.values[:, count - 1], top.values[:, count]
-    positions = top.indices[:, :count].sort(dim=1).values
-    # ``topk`` promises no order among equals: where a tie crosses the border, choose again by position.
-    tied = (last == cut) & (cut > -torch.inf)
-    if bool(tied.any()):
-        positions[tied] = _lowest_of_ties(scores[tied], last[tied, None], count)
-    return positions, cut
+        values, cut = scores, scores.new_full((len(scores),), -torch.inf)
+        places = torch.arange(width, device=scores.device).expand(len(scores), -1)
+    else:
+        values, places = _top(scores, count + 1)
+        last, cut = values[:, count - 1], values[:, count]
+        values, places = values[:, :count], places[:, :count]
+        # ``topk`` promises no order among equals: where a tie crosses the border, choose again by position.
+        tied = (last == cut) & (cut > -torch.inf)
+        if bool(tied.any()):
+            places[tied] = _lowest_of_ties(scores[tied], last[tied, None], count)
+            values[tied] = scores[tied].gather(1, places[tied])
+    positions, order = places.masked_fill(values == -torch.inf, width).sort(dim=1, stable=True)
+    return positions.clamp_(max=width - 1), values.gather(1, order), cut
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` best of each row (B, M), best first, and their positions.
+
+    Long rows in two stages: the best are in the groups whose best are best. Finding those takes one fast pass.
+    """
+    size = math.isqrt(scores.shape[1] // count)
+    groups = scores.shape[1] // max(size, 1)
+    if size < _LEAST_GROUP:
+        values, places = scores.topk(count, dim=1)
+        return values, places
+    whole = scores[:, : groups * size]
+    best = whole.view(len(scores), size, groups).amax(1).topk(count, dim=1).indices
+    rest = torch.arange(groups * size, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    members = (best[:, None] + torch.arange(size, device=scores.device)[:, None] * groups).flatten(1)
+    members = torch.cat([members, rest], dim=1)
+    values, places = scores.gather(1, members).topk(count, dim=1)
+    return values, members.gather(1, places)
 
 
 def _lowest_of_ties(scores: Tensor, last: Tensor, count: int) -> Tensor:
@@ -62,11 +90,6 @@ def sorted_seen(positions: Tensor, limit: int) -> Tensor:
     # Padding at limit + index keeps ``seen - index`` increasing, which nth_unseen relies on.
     index = torch.arange(seen.shape[1], device=seen.device)
     return torch.where(seen == limit, limit + index, seen).contiguous()
-
-
-def seen_before(seen: Tensor, positions: Tensor) -> Tensor:
-    """How many seen positions lie below each of ``positions``: (B, S), (B, M) -> (B, M) int64."""
-    return torch.searchsorted(seen, positions.contiguous())
 
 
 def nth_unseen(seen: Tensor, ranks: Tensor) -> Tensor:

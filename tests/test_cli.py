@@ -66,6 +66,9 @@ def test_version(succeeded):
     assert succeeded("--version").strip() == f"semid {package.__version__}"
 
 
+ANSWERS = {"factory": "index", "fallback": "", "exact": ""}
+
+
 @pytest.mark.parametrize(
     ("command", "config", "renamed"),
     [
@@ -74,8 +77,8 @@ def test_version(succeeded):
         (data_commands.prepare, PrepareConfig, {"embeddings": "emb", "float_dtype": "float_type", "split": ""}),
         (data_commands.prepare, SplitConfig, {"protocol": "split_protocol"}),
         (data_commands.synth, SyntheticConfig, {"embeddings": "emb"}),
-        (model_commands.generate, AnswerConfig, {"k": "top_k", "factory": "index", "fallback": ""}),
-        (model_commands.compare, AnswerConfig, {"k": "", "factory": "index", "fallback": "", "budget": ""}),
+        (model_commands.generate, AnswerConfig, {"k": "top_k", **ANSWERS}),
+        (model_commands.compare, AnswerConfig, {"k": "", "budget": "", **ANSWERS}),
     ],
 )
 def test_every_setting_is_an_option_with_the_default_of_the_library(command, config, renamed):
@@ -299,6 +302,15 @@ def test_generate_for_histories_in_a_file_equals_the_split(inside, succeeded):
     assert [row["items"] for row in mine] == [row["items"] for row in split]
     np.testing.assert_allclose([row["scores"] for row in mine], [row["scores"] for row in split], atol=1e-4)
     assert [row["user_id"] for row in mine] == [row["user_id"] for row in split]
+
+
+def test_a_beam_may_be_as_wide_as_proofs_take(inside, semid, succeeded):
+    narrow, exact = (
+        [json.loads(line)["exact"] for line in succeeded("generate", "--beam", beam).splitlines()]
+        for beam in ("10", "exact")
+    )
+    assert sum(narrow) < sum(exact) == len(exact)
+    assert "neither a number like 50 nor exact" in semid("generate", "--beam", "wide").output
 
 
 def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):

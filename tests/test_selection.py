@@ -1,23 +1,33 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from semid.selection import best_positions, nth_unseen, rank_by_score, seen_before, sorted_seen, stretches
+from semid.selection import best_positions, nth_unseen, rank_by_score, sorted_seen, stretches
 
 FEW_VALUES = st.sampled_from([-np.inf, -3.0, -1.0, -0.5, 0.0])
 
 
 @settings(deadline=None)
-@given(scores=npst.arrays(np.float64, (3, 9), elements=FEW_VALUES), count=st.integers(1, 11))
-def test_best_positions_break_ties_by_position(scores: np.ndarray, count: int) -> None:
-    positions, cut = best_positions(torch.from_numpy(scores), count)
-    for row, found, left in zip(scores, positions.tolist(), cut.tolist(), strict=True):
-        order = sorted(range(9), key=lambda i: (-row[i], i))
-        assert found == sorted(found)
-        assert [i for i in found if row[i] > -np.inf] == sorted(i for i in order[:count] if row[i] > -np.inf)
-        assert left == (row[order[count]] if count < 9 else -np.inf)
+@given(
+    scores=npst.arrays(np.float64, st.tuples(st.just(3), st.integers(1, 40)), elements=FEW_VALUES | st.floats(-9, 0)),
+    count=st.integers(1, 11),
+    least=st.sampled_from([1, 2, 8]),
+)
+def test_best_positions_break_ties_by_position(scores: np.ndarray, count: int, least: int) -> None:
+    width = scores.shape[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("semid.selection._LEAST_GROUP", least)
+        positions, values, cut = best_positions(torch.from_numpy(scores), count)
+    for row, found, of_found, left in zip(scores, positions.tolist(), values.tolist(), cut.tolist(), strict=True):
+        order = sorted(range(width), key=lambda i: (-row[i], i))
+        best = sorted(i for i in order[:count] if row[i] > -np.inf)
+        missing = min(count, width) - len(best)
+        assert found == best + [width - 1] * missing
+        assert of_found == [row[i] for i in best] + [-np.inf] * missing
+        assert left == (row[order[count]] if count < width else -np.inf)
 
 
 def test_rank_by_score_keeps_positions_of_equals_in_order() -> None:
@@ -31,8 +41,6 @@ def test_seen_arithmetic_equals_sets(positions: np.ndarray, limit: int) -> None:
     for row, given_row in zip(seen, positions, strict=True):
         truth = sorted({p for p in given_row.tolist() if 0 <= p < limit})
         unseen = [p for p in range(limit) if p not in truth]
-        before = seen_before(row[None], torch.arange(limit + 1)[None])[0]
-        assert before.tolist() == [sum(t < p for t in truth) for p in range(limit + 1)]
         assert nth_unseen(row[None], torch.arange(len(unseen))[None])[0].tolist() == unseen
 
 

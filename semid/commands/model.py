@@ -1,8 +1,9 @@
 """``semid train``, ``semid generate``, ``semid compare`` and ``semid embed``."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,10 @@ from semid.commands.architecture import Architecture
 from semid.commands.console import STDOUT, print_comparison, print_facts, progress_bar, write_json, write_settings
 from semid.commands.running import command, in_force
 from semid.commands.training import Training
+from semid.errors import InputError
+
+if TYPE_CHECKING:
+    from semid.pipeline.histories import QueryBatch
 
 
 def register(app: typer.Typer) -> None:
@@ -123,20 +128,23 @@ def generate(
         Path | None,
         typer.Option(help="Result as .jsonl or .parquet; JSON lines on stdout without it.", show_default=False),
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run stood.")] = False,
 ) -> None:
     """Recommend the next items."""
     from semid.data.dataset import Dataset
     from semid.generative.recommender import GenerativeRecommender
     from semid.pipeline.answering import AnswerConfig, Answerer
     from semid.pipeline.histories import HistoryReader, queries_of_split
-    from semid.pipeline.recommending import recommend
-    from semid.pipeline.resultfiles import check_result_path, write_rows
+    from semid.pipeline.recommending import write_recommendations
+    from semid.pipeline.resultfiles import check_result_path
 
     if out is not None:
         check_result_path(out)
+    elif resume:
+        raise InputError("There is nothing to resume on stdout: give --out.")
     config = AnswerConfig(
         k=sum(places for _, places in budget) or top_k,
-        beam=beam,
+        **options.beam_settings(beam),
         filter_seen=filter_seen,
         action=action,
         eta=eta,
@@ -146,10 +154,22 @@ def generate(
     )
     options.check_device(device)
     dataset = Dataset.open(data)
-    queries = queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
     answerer = Answerer(GenerativeRecommender.load(model, device), config)
+
+    def batches() -> "Iterator[QueryBatch]":
+        return queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
+
     with progress_bar() as progress:
-        write_rows(recommend(answerer, dataset, queries, mode, progress), out or sys.stdout)
+        write_recommendations(
+            answerer,
+            dataset,
+            batches,
+            mode,
+            out=out or sys.stdout,
+            source=histories,
+            resume=resume,
+            progress=progress,
+        )
     if out is not None:
         write_settings(out, in_force(context))
 
@@ -180,7 +200,13 @@ def compare(
     from semid.pipeline.comparing import compare_modes
 
     config = AnswerConfig(
-        k=max(k), beam=beam, filter_seen=filter_seen, action=action, eta=eta, factory=index, fallback=fallback
+        k=max(k),
+        **options.beam_settings(beam),
+        filter_seen=filter_seen,
+        action=action,
+        eta=eta,
+        factory=index,
+        fallback=fallback,
     )
     options.check_device(device)
     dataset = Dataset.open(data)

@@ -81,6 +81,20 @@ def budget(text: Any) -> tuple[tuple[str, int], ...]:
     return _named_integers(text, "action:places like click:7,conversion:3")
 
 
+def beam(text: Any) -> Any:
+    """``50`` → 50, ``exact`` → "exact"."""
+    if isinstance(text, int) or text == "exact":
+        return text
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a number like 50 nor exact.")
+    return int(text)
+
+
+def beam_settings(value: Any) -> dict[str, Any]:
+    """What :func:`beam` read, as settings of AnswerConfig."""
+    return {"exact": True} if value == "exact" else {"beam": value}
+
+
 def _named_integers(text: Any, form: str) -> tuple[tuple[str, int], ...]:
     if not isinstance(text, str):
         return tuple((name, value) for name, value in text)
@@ -137,7 +151,16 @@ Json = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", dir_okay=False, help="Also write JSON there; - is stdout."),
 ]
-Beam = Annotated[int, typer.Option("--beam", help="Width of the beam search and of the ANN candidates.")]
+Beam = Annotated[
+    Any,
+    typer.Option(
+        "--beam",
+        parser=beam,
+        metavar="N or exact",
+        help="Width of the beam search and of the ANN candidates; exact doubles it, from 50 on, for the queries "
+        "whose list is not yet provably the best.",
+    ),
+]
 FilterSeen = Annotated[bool, typer.Option("--filter-seen", help="Never recommend what is in the history.")]
 Action = Annotated[str, typer.Option("--action", help="Wanted next action: a name, usual, or any.")]
 Eta = Annotated[

@@ -14,7 +14,10 @@ from semid.generative.blocks import Block
 from semid.generative.edges import edge_products
 from semid.generative.layers import Attention, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, View, rotary_table
 from semid.generative.losses import shares, softmax_loss
-from semid.generative.trie import CodeTrie
+from semid.generative.trie import CodeTrie, Edges
+
+# Reading weights edge by edge costs as much as a product with so many of them.
+_SPARSE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,20 +107,56 @@ class CodeHeads(nn.Module):
             query: (M, D) unit trunk states, compared with the mean item vector under each child.
             nodes: (M,) int64 trie nodes of the level above.
         """
-        scores = self.heads[level](hidden).float()
         if level == 0:  # every row has the same children: one matrix product
-            codes = tree.trie.levels[0].codes.long()
+            scores, codes = self.heads[0](hidden).float(), tree.trie.levels[0].codes.long()
             values = scores[:, codes]
             if tree.vectors is not None:
                 values = values + self.node_scale[0] * (query @ tree.vectors[0].T).float()
             return torch.full_like(scores, -torch.inf).index_copy(1, codes, values)
-        offsets, children = tree.trie.children_of(level, nodes)
-        owner = torch.repeat_interleave(offsets.diff(), output_size=len(children))
-        codes = tree.trie.levels[level].codes[children].long()
-        values = scores[owner, codes]
+        edges = tree.trie.edges(level, nodes)
+        distinct = tree.trie.distinct(level, edges)
+        if distinct is not None:
+            edges = edges.only(distinct)
+        values = self.edge_logits(level, hidden, query, edges, tree)
+        codes = tree.trie.levels[level].codes[edges.children].long()
+        return values.new_full((len(hidden), self.num_codes[level]), -torch.inf).index_put(
+            (edges.owner, codes), values
+        )
+
+    def row_logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
+        """The same (M, K) where the trie has a table, for beams at nodes (B, W) of users with query (B, D)."""
+        table = tree.trie.table(level)
+        assert table is not None
+        head, rows = self.heads[level], nodes.flatten()
+        assert isinstance(head, nn.Linear)
+        logits = tree.trie.mask(level)[rows].addmm_(hidden.float(), head.weight.T.float()).add_(head.bias)
         if tree.vectors is not None:
-            values = values + self.node_scale[level] * edge_products(query, tree.vectors[level], offsets, children)
-        return torch.full_like(scores, -torch.inf).index_put((owner, codes), values)
+            first = tree.trie.levels[level - 1].children[nodes].long()
+            users = torch.arange(len(nodes), device=nodes.device) * len(tree.vectors[level])
+            places = (first + users[:, None]).view(-1, 1) + table[rows].clamp(min=0)
+            compared = self.node_scale[level] * (query @ tree.vectors[level].T).flatten()
+            logits.add_(compared[places])
+        return logits
+
+    def edge_logits(self, level: int, hidden: Tensor, query: Tensor, edges: Edges, tree: CodeTree) -> Tensor:
+        """Logits (E,) of the codes along edges from M nodes, float32.
+
+        Args:
+            hidden: (M, D) what the decoder knows at each.
+            query: (B, D) unit trunk states, each of M / B nodes in order.
+        """
+        head = self.heads[level]
+        assert isinstance(head, nn.Linear)
+        codes = tree.trie.levels[level].codes[edges.children].long()
+        if torch.is_grad_enabled() or len(codes) * _SPARSE > len(hidden) * self.num_codes[level]:
+            values: Tensor = head(hidden).float()[edges.owner, codes]
+        else:
+            values = edge_products(hidden, head.weight, edges.offsets, codes) + head.bias[codes]
+        if tree.vectors is not None:
+            offsets = edges.offsets[:: len(hidden) // len(query)]
+            compared = edge_products(query, tree.vectors[level], offsets, edges.children)
+            values = values + self.node_scale[level] * compared
+        return values
 
 
 class CodeDecoder(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.generative.code_decoder import CodeHeads, CodeTree
+from semid.generative.trie import Edges
 
 
 class CodeReader(Protocol):
@@ -38,25 +39,27 @@ class SearchState:
     """What :class:`CodeSearch` carries from level to level.
 
     Attributes:
-        level: of the codes asked for last.
+        level: of the codes asked for next.
         past: of the reader.
+        hidden: (M, D) what the reader knows of each beam.
         query: (B, D) unit trunk states.
-        nodes: (B, W) int64 trie node of each beam; before the first code 0.
+        nodes: (B, W) int64 trie node of each beam.
     """
 
     level: int
     past: Any
+    hidden: Tensor
     query: Tensor
     nodes: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class CodeSearch:
-    """Log-probabilities of codes level by level.
+    """Log-probabilities of codes level by level, as in training those of the children that exist.
 
     Attributes:
         reader: trained.
-        tree: the whole catalogue, as in training; the search itself may walk a part of it.
+        tree: the catalogue.
     """
 
     reader: CodeReader
@@ -68,16 +71,32 @@ class CodeSearch:
         query = F.normalize(state.float(), dim=-1)
         nodes = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
         logits = self.reader.heads.logits(0, hidden, query, nodes[:, 0], self.tree)
-        return F.log_softmax(logits, dim=-1), SearchState(0, past, query, nodes)
+        return F.log_softmax(logits, dim=-1), SearchState(0, past, hidden, query, nodes)
 
-    def next(self, cache: SearchState, parents: Tensor, codes: Tensor) -> tuple[Tensor, SearchState]:
-        """Log-probabilities (B, W, K_l) of the next code of beams that continue ``parents`` with ``codes``."""
-        batch, beams = codes.shape
+    def next(self, cache: SearchState, parents: Tensor, nodes: Tensor) -> SearchState:
+        """Beams (B, W) that continue ``parents`` and have reached ``nodes``."""
         before = cache.nodes.shape[1]
-        rows = (parents + torch.arange(batch, device=parents.device)[:, None] * before).flatten()
-        nodes = self.tree.trie.step(cache.level, cache.nodes.flatten()[rows], codes.flatten())
-        hidden, past = self.reader.next(cache.past, rows, codes.flatten())
-        query, level = cache.query.repeat_interleave(beams, dim=0), cache.level + 1
-        logits = self.reader.heads.logits(level, hidden, query, nodes, self.tree)
-        log_probs = F.log_softmax(logits, dim=-1).view(batch, beams, -1)
-        return log_probs, SearchState(level, past, cache.query, nodes.view(batch, beams))
+        rows = (parents + torch.arange(len(parents), device=parents.device)[:, None] * before).flatten()
+        codes = self.tree.trie.levels[cache.level].codes[nodes.flatten()].long()
+        hidden, past = self.reader.next(cache.past, rows, codes)
+        return SearchState(cache.level + 1, past, hidden, cache.query, nodes)
+
+    def log_probs(self, cache: SearchState) -> Tensor:
+        """(M, K) of the next codes, -inf for those that no item goes on with."""
+        logits = self.reader.heads.row_logits(cache.level, cache.hidden, cache.query, cache.nodes, self.tree)
+        return F.log_softmax(logits, dim=-1)
+
+    def edge_log_probs(self, cache: SearchState, beams: slice, edges: Edges) -> Tensor:
+        """(E,) of the codes that lead from some of the M beams to all their children."""
+        width = cache.nodes.shape[1]
+        hidden, query = cache.hidden[beams], cache.query[beams.start // width : beams.stop // width]
+        logits = self.reader.heads.edge_logits(cache.level, hidden, query, edges, self.tree)
+        distinct = self.tree.trie.distinct(cache.level, edges)
+        counted = logits if distinct is None else logits.masked_fill(~distinct, -torch.inf)
+        return logits - _log_sum_exp(counted, edges.owner, len(hidden))[edges.owner]
+
+
+def _log_sum_exp(values: Tensor, owner: Tensor, count: int) -> Tensor:
+    """log Σ exp of the values (E,) of each owner, (count,)."""
+    most = values.new_full((count,), -torch.inf).scatter_reduce(0, owner, values, "amax")
+    return most + values.new_zeros(count).index_add(0, owner, (values - most[owner]).exp()).log()

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 # Longest rows whose attention scores are stored.
 _MOST_STORED_TOKENS = 512
+# Queries times keys of one head up to which products are taken term by term.
+_FEW = 12
 
 
 @dataclass(frozen=True)
@@ -174,13 +176,32 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On CPUs the fused kernel is several times slower than its products one by one, as long as rows are short.
     grouped = (query * width**-0.5).reshape(batch, key.shape[1], groups * tokens, width)
-    scores = (grouped @ key.transpose(2, 3)).float().view(batch, heads, tokens, -1)
+    scores = _products(grouped, key).float().view(batch, heads, tokens, -1)
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     shares = torch.softmax(scores, dim=-1).to(value.dtype)
-    return (shares.view(batch, key.shape[1], groups * tokens, -1) @ value).view(query.shape)
+    return _mixed(shares.view(batch, key.shape[1], groups * tokens, -1), value).view(query.shape)
+
+
+def _products(query: Tensor, key: Tensor) -> Tensor:
+    """Inner products (B, G, Q, S) of queries (B, G, Q, C) and keys (B, G, S, C)."""
+    if _are_few(query, key):
+        return (query[..., None, :] * key[..., None, :, :]).sum(-1)
+    return query @ key.transpose(2, 3)
+
+
+def _mixed(weights: Tensor, value: Tensor) -> Tensor:
+    """Weights (B, G, Q, S) times values (B, G, S, C). (B, G, Q, C)"""
+    if _are_few(weights, value):
+        return (weights[..., None] * value[..., None, :, :]).sum(-2)
+    return weights @ value
+
+
+def _are_few(rows: Tensor, columns: Tensor) -> bool:
+    """Whether matrices are so small that on a CPU one product each takes longer than all their terms at once."""
+    return rows.device.type == "cpu" and rows.shape[2] * columns.shape[2] <= _FEW
 
 
 def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Tensor], Tensor]) -> Tensor:
@@ -202,7 +223,7 @@ def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Ten
     by_group = scaled.permute(0, 2, 1, 3, 4).reshape(users, groups, -1, width)  # (B, G, W · H/G, C)
     to_history = (by_group @ past.shared.keys.transpose(2, 3)).view(users, groups, beams, -1, tokens)
     own_query = scaled.reshape(users * beams, groups, -1, width)
-    to_own = (own_query @ past.own.keys.transpose(2, 3)).view(users, beams, groups, heads // groups, -1)
+    to_own = _products(own_query, past.own.keys).view(users, beams, groups, heads // groups, -1)
     scores = torch.cat([to_history, to_own.transpose(1, 2)], dim=-1).float()  # (B, G, W, H/G, S + T)
     scores = scores.transpose(2, 3).reshape(users, heads, beams, -1)
     if view.bias is not None:
@@ -213,7 +234,7 @@ def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Ten
     shared, own = weights[..., :tokens], weights[..., tokens:]
     mixed = (shared.reshape(users, groups, -1, tokens) @ past.shared.values).view(users, groups, beams, -1, width)
     own = own.transpose(1, 2).reshape(users * beams, groups, heads // groups, -1)
-    of_own = (own @ past.own.values).view(users, beams, groups, -1, width)
+    of_own = _mixed(own, past.own.values).view(users, beams, groups, -1, width)
     result: Tensor = (mixed.transpose(1, 2) + of_own).reshape(users * beams, heads, 1, width)
     return result
 

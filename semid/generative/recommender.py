@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from semid.artifacts import Artifact, create_artifact, open_artifact
-from semid.codes import SemanticIds
 from semid.data.dataset import ranges
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING, EventLog, Queries
 from semid.data.transitions import Transitions
 from semid.errors import InputError
-from semid.generative.beam_search import beam_search, score_items
+from semid.generative.beam_search import beam_search
 from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
 from semid.generative.code_search import CodeSearch
 from semid.generative.histories import BatchBuilder, Segments, TokenBatch, query_segments
-from semid.generative.layers import KeyValues
+from semid.generative.item_filter import ItemFilter
+from semid.generative.item_scores import score_items
+from semid.generative.layers import KeyValues, Past
 from semid.generative.model import Model
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
-from semid.generative.trie import CodeTrie
 from semid.generative.trunk_decoder import TrunkDecoder
 from semid.ranking import Ranking
 
@@ -35,6 +35,8 @@ ANY_ACTION = "any"
 _TRANSITIONS = "transitions.safetensors"
 _BATCH_QUERIES = 256
 _BATCH_ROWS = 12_800
+# Of keys and values that are kept between searches.
+_KEPT_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +48,14 @@ class QueryStates:
         queries: that they are of.
         untold: (Q, D), told nothing of it, for the action head; None where that is not trained.
         action: wanted, 0 for any, otherwise action + 1.
+        decoders: in layout ``code`` the histories as read, by the action told; without them searches read them again.
     """
 
     states: Tensor
     queries: Queries
     untold: Tensor | None = None
     action: int = 0
+    decoders: Mapping[int, TrunkDecoder] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.states)
@@ -94,10 +98,11 @@ class GenerativeRecommender:
             self.__dict__.pop(name, None)
 
     @cached_property
-    def trie(self) -> CodeTrie:
-        """The candidates' codes."""
-        ids = SemanticIds(self.catalogue.codes.cpu().numpy().astype(np.int32), self.catalogue.num_codes)
-        return CodeTrie.build(ids, self.candidates, device=self.catalogue.codes.device)
+    def _allowed(self) -> ItemFilter | None:
+        """The candidates; None if all items are."""
+        allowed = torch.zeros(self.catalogue.num_items, dtype=torch.bool, device=self.catalogue.codes.device)
+        allowed[torch.from_numpy(self.candidates)] = True
+        return None if bool(allowed.all()) else ItemFilter.of(self.catalogue.trie, allowed)
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
@@ -116,8 +121,25 @@ class GenerativeRecommender:
         return self.model.code_tree(self.catalogue, vectors)
 
     def _search(self, states: QueryStates, rows: np.ndarray) -> CodeSearch:
-        """What beam search asks of some of the queries; in layout ``code`` their histories are read again."""
+        """What beam search asks of some of the queries."""
         return CodeSearch(self.model.code_decoder or self._trunk_decoder(states, rows, states.action), self._tree)
+
+    def blocks(self, queries: Queries) -> list[np.ndarray]:
+        """Rows of queries that are best encoded together.
+
+        In layout ``code`` they are few enough for their keys and values to be kept for all that is asked of them, and
+        of like length, so that they waste no padding.
+        """
+        if self.model.code_decoder is not None or not len(queries):
+            return [np.arange(len(queries))]
+        order = np.argsort(queries.end - queries.start, kind="stable")
+        return np.split(order, range(self._kept_queries, len(order), self._kept_queries))
+
+    @property
+    def _kept_queries(self) -> int:
+        config, slots = self.model.config, 1 + len(self.catalogue.num_codes)
+        numbers = 2 * config.layers * config.kv_heads * config.head_width * slots * (config.context + 1)
+        return max(1, min(_BATCH_QUERIES, _KEPT_NUMBERS // numbers))
 
     def _read_again(self, states: QueryStates) -> np.ndarray:
         """How many events of each query a search reads, (Q,): batches of like numbers waste no padding."""
@@ -127,20 +149,28 @@ class GenerativeRecommender:
         return events.clip(max=self.model.config.context)
 
     def _trunk_decoder(self, states: QueryStates, rows: np.ndarray, action: int) -> TrunkDecoder:
-        segments = query_segments(states.queries.select(rows), self.model.config.context)
-        builder = self._builder(segments)
-        batch = builder.build([[row] for row in range(len(rows))], int(builder.lengths.max()))
+        if action not in states.decoders:
+            return self._read(states.queries.select(rows), action)[0]
+        decoder = states.decoders[action]
+        return decoder if np.array_equal(rows, np.arange(len(states))) else decoder.select(torch.from_numpy(rows))
+
+    def _read(self, queries: Queries, action: int) -> tuple[TrunkDecoder, Tensor]:
+        """In layout ``code``: the histories read, to be gone on from, and their last states (Q, D)."""
+        builder = self._builder(query_segments(queries, self.model.config.context))
+        batch = builder.build([[row] for row in range(len(queries))], int(builder.lengths.max()))
         batch = batch.to(self.catalogue.codes.device)
         told = _told(batch, action)
-        firsts = range(0, len(rows), self._queries_at_once)
-        parts = [slice(first, first + self._queries_at_once) for first in firsts]
-        read = []
-        for part in parts:
+        last, lasts = batch.last_tokens(), []
+        pasts: list[list[Past]] = []
+        for first in range(0, len(queries), self._queries_at_once):
+            part = slice(first, first + self._queries_at_once)
             rows_there = batch.rows(part)
             tokens = rows_there.items.shape[1]
-            read.append(self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])[1])
-        past = [KeyValues.concatenate(layers) for layers in zip(*read, strict=True)]
-        return TrunkDecoder.of(self.model, batch, past, told)
+            states, past = self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])
+            pasts.append(past)
+            lasts.append(states[torch.arange(len(states), device=states.device), last[part], -1])
+        history = [KeyValues.concatenate(layers) for layers in zip(*pasts, strict=True)]
+        return TrunkDecoder.of(self.model, batch, history, told), torch.cat(lasts)
 
     @property
     def _queries_at_once(self) -> int:
@@ -170,6 +200,8 @@ class GenerativeRecommender:
             raise InputError(
                 f"Query {int(empty[0])} has an empty history ({len(empty)} such): give each at least one item."
             )
+        if self.model.code_decoder is None and 0 < len(queries) <= self._kept_queries:
+            return self._kept(queries, wanted)
         device = self.catalogue.codes.device
         order = np.argsort(builder.lengths, kind="stable")  # batches of like lengths waste no padding
         told, untold = torch.empty(2, len(queries), config.width, device=device)
@@ -179,6 +211,18 @@ class GenerativeRecommender:
             rows_there = torch.from_numpy(rows).to(device)
             told[rows_there], untold[rows_there] = self._last_states(batch, wanted)
         return QueryStates(told, queries, untold if self.judges_actions else None, wanted)
+
+    def _kept(self, queries: Queries, wanted: int) -> QueryStates:
+        """As :meth:`encode`, in layout ``code``, with what was read."""
+        decoder, last = self._read(queries, wanted)
+        decoders = {wanted: decoder}
+        untold = last
+        if self.judges_actions and wanted and self.model.config.action.in_trunk:
+            decoders[0], untold = self._read(queries, 0)
+        elif self.judges_actions and wanted:
+            decoders[0] = replace(decoder, told=torch.zeros_like(decoder.told))
+        states = self.model.conditioned(last, torch.full((len(queries),), wanted, device=last.device))
+        return QueryStates(states, queries, untold if self.judges_actions else None, wanted, decoders)
 
     @property
     def judges_actions(self) -> bool:
@@ -216,7 +260,15 @@ class GenerativeRecommender:
             rows = order[part]
             block = None if seen is None else torch.from_numpy(seen[rows]).to(states.states.device)
             search = self._search(states, rows)
-            found = beam_search(search, states.states[rows], self.trie, beam=beam, k=k, seen=block)
+            found = beam_search(
+                search,
+                states.states[rows],
+                self.catalogue.trie,
+                beam=beam,
+                k=k,
+                allowed=self._allowed,
+                seen=block,
+            )
             parts.append(found.ranking())
         return Ranking.concatenate(parts).select(np.argsort(order))
 
@@ -230,7 +282,7 @@ class GenerativeRecommender:
 
         def score(queries: np.ndarray, rows: Tensor) -> Tensor:
             search = self._search(states, queries)
-            return score_items(search, states.states[queries], self.catalogue.codes[rows])
+            return score_items(search, states.states[queries], self.catalogue.trie, rows)
 
         return self._score(states, items, score)
 

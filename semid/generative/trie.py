@@ -1,4 +1,9 @@
-"""The candidate items as a trie in tensors: what beam search may generate, and which item a path ends in."""
+"""The catalogue as a trie in tensors: which codes continue which prefix, and which items a path ends in.
+
+Codes are packed into integers and sorted once; the nodes of each level are numbered in that order, so that the
+children of a node are a range of the next level and an edge needs no more than its child. Three levels of 2048 codes
+take 3.3 bytes an item and 4 for its row.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,54 +17,85 @@ from semid.codes import SemanticIds
 from semid.errors import InputError
 from semid.selection import stretches
 
+# A table is worth its while from one child in so many codes, and up to so many cells.
+_SPARSE = 8
+_MOST_CELLS = 1 << 25
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """E edges from M nodes to their children.
+
+    Attributes:
+        offsets: (M + 1,) int64; the edges of node m are ``offsets[m]:offsets[m + 1]``.
+        owner: (E,) int64 m of each edge.
+        children: (E,) int64 nodes of the next level.
+    """
+
+    offsets: Tensor
+    owner: Tensor
+    children: Tensor
+
+    def only(self, wanted: Tensor) -> "Edges":
+        """Those that are wanted (E,) bool."""
+        return Edges(F.pad(wanted.cumsum(0), (1, 0))[self.offsets], self.owner[wanted], self.children[wanted])
+
 
 @dataclass(frozen=True, eq=False)
 class TrieLevel:
-    """The n nodes of one level: distinct code prefixes, in the order of their codes.
+    """The n nodes of one level: distinct code prefixes, in the order of their codes; of the last level the leaves.
 
     Attributes:
-        codes: (n,) int32 last code of each prefix.
-        children: (n + 1,) int32; the children of node i are nodes ``children[i]:children[i + 1]`` of the next
-            level. Empty for the last level.
-        leaves: (n + 1,) int32; under node i lie leaves ``leaves[i]:leaves[i + 1]``.
-        max_children: largest number of children of one node, 0 for the last level.
+        codes: (n,) int16, or int32 above 32,768 codes: the last code of each.
+        children: (n + 1,) int32; the children of node i are nodes ``children[i]:children[i + 1]`` of the next level.
+            Empty for the last level.
+        most_children: of one node, 0 for the last level.
     """
 
     codes: Tensor
     children: Tensor
-    leaves: Tensor
-    max_children: int
+    most_children: int
 
     def __len__(self) -> int:
         return len(self.codes)
 
+    def parent(self, children: Tensor) -> Tensor:
+        """The nodes (...) int64 above nodes (...) of the next level."""
+        return torch.searchsorted(self.children, children.to(torch.int32), right=True) - 1
+
 
 @dataclass(frozen=True, eq=False)
 class CodeTrie:
-    """A frozen catalogue of C candidates with L codes each.
+    """A frozen catalogue of N items with L codes each.
 
-    A *leaf* is a place in the list of candidates sorted by codes, items with equal codes by row. Items that
-    share all their codes are neighbouring leaves under one node of the last level.
+    A *leaf* is a place in the list of items sorted by codes, items with equal codes by row: items that share all
+    their codes are neighbouring leaves.
 
     Attributes:
         levels: L levels, coarse to fine.
-        items: (C,) int32 item row of each leaf.
-        leaf_of_item: (N,) int32 leaf of each item row, -1 for items that are no candidates.
+        items: (N,) int32 item row of each leaf.
         num_codes: K per level.
+        is_unique: whether no two items share all their codes.
     """
 
     levels: tuple[TrieLevel, ...]
     items: Tensor
-    leaf_of_item: Tensor
     num_codes: tuple[int, ...]
+    is_unique: bool
 
     @property
-    def num_candidates(self) -> int:
+    def num_items(self) -> int:
         return len(self.items)
 
     @property
     def device(self) -> torch.device:
         return self.items.device
+
+    @cached_property
+    def leaf_of_item(self) -> Tensor:
+        """(N,) int32 leaf of each item row."""
+        leaves = torch.arange(self.num_items, dtype=torch.int32, device=self.device)
+        return torch.empty_like(self.items).index_copy_(0, self.items.long(), leaves)
 
     @cached_property
     def _edges(self) -> tuple[Tensor, ...]:
@@ -78,89 +114,115 @@ class CodeTrie:
         keys = codes if depth == 0 else nodes * self.num_codes[depth] + codes
         return torch.searchsorted(self._edges[depth], keys.contiguous()).clamp(max=len(self.levels[depth]) - 1)
 
-    def children_of(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes of level ``depth`` >= 1 under each of ``nodes`` (M,) of the level above.
-
-        Returns:
-            (M + 1,) offsets and (E,) children; those of ``nodes[i]`` are ``children[offsets[i]:offsets[i + 1]]``.
-        """
+    def edges(self, depth: int, nodes: Tensor) -> Edges:
+        """From nodes (M,) of level ``depth`` - 1 to all their children."""
         first = self.levels[depth - 1].children
         start = first[nodes].long()
         count = first[nodes + 1].long() - start
-        return F.pad(count.cumsum(0), (1, 0)), stretches(start, count)[1]
+        owner, children = stretches(start, count)
+        return Edges(F.pad(count.cumsum(0), (1, 0)), owner, children)
+
+    def distinct(self, depth: int, edges: Edges) -> Tensor | None:
+        """Which of the edges (E,) to level ``depth`` lead to other codes than the one before; None if all do."""
+        if self.is_unique or depth + 1 < len(self.levels):
+            return None
+        codes = self.levels[depth].codes[edges.children]
+        differs = F.pad(codes[1:] != codes[:-1], (1, 0), value=True)
+        return differs.index_fill(0, edges.offsets[:-1], True)
+
+    def table(self, depth: int) -> Tensor | None:
+        """(n, K) int16: as which child each code continues the nodes of level ``depth`` - 1.
+
+        Negative where it does not: ``~entry`` is then the child with the next lower code. None where rows of whole
+        codebooks would be more work than lists of children.
+        """
+        return self._tables[depth]
+
+    def mask(self, depth: int) -> Tensor:
+        """(n, K) float32 to be added to logits where there is a :meth:`table`: 0 for children, -inf for others."""
+        return self._masks[depth]
+
+    @cached_property
+    def _masks(self) -> tuple[Tensor, ...]:
+        nothing = torch.zeros(0, device=self.device)
+        return tuple(nothing if table is None else mask_of(table >= 0) for table in self._tables)
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor | None, ...]:
+        return (None, *(self._made_table(depth) for depth in range(1, len(self.levels))))
+
+    def _made_table(self, depth: int) -> Tensor | None:
+        above, level, size = self.levels[depth - 1], self.levels[depth], self.num_codes[depth]
+        counts = above.children.diff().long()
+        # Beams go where many items are: the mean over children of how many siblings there are.
+        branching = float(counts.square().sum()) / len(level)
+        repeats = depth + 1 == len(self.levels) and not self.is_unique
+        if repeats or branching * _SPARSE < size or len(above) * size > _MOST_CELLS or size > 1 << 15:
+            return None
+        edges = self.edges(depth, torch.arange(len(above), device=self.device))
+        exists = torch.zeros(len(above), size, dtype=torch.bool, device=self.device)
+        exists[edges.owner, level.codes.long()] = True
+        last = exists.cumsum(1, dtype=torch.int16) - 1
+        return torch.where(exists, last, ~last.clamp(min=0))
+
+    def first_leaf(self, depth: int, nodes: Tensor) -> Tensor:
+        """First leaf under nodes (...) of level ``depth``; of the node after the last, the number of leaves."""
+        for level in self.levels[depth:-1]:
+            nodes = level.children[nodes].long()
+        return nodes
 
     def mean_vectors(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Per level the mean (n, D) of the item vectors (N, D) under each node."""
+        """Per level the mean (n, D) of the item vectors (N, D) under each node; leaves of equal codes share one."""
         leaves = vectors[self.items.long()]
         means = []
-        for level in self.levels:
-            count = level.leaves.diff()
-            owner = torch.arange(len(level), device=self.device).repeat_interleave(count)
-            sums = leaves.new_zeros(len(level), leaves.shape[1]).index_add(0, owner, leaves)
-            means.append(sums / count[:, None])
-        return tuple(means)
+        for depth, level in enumerate(self.levels[:-1]):
+            means.append(_means(leaves, self.first_leaf(depth, torch.arange(len(level) + 1, device=self.device))))
+        if not self.is_unique:
+            codes = self.levels[-1].codes
+            begins = F.pad(codes[1:] != codes[:-1], (1, 1), value=True)
+            if len(self.levels) > 1:
+                begins[self.levels[-2].children.long()] = True
+            first = begins.nonzero()[:, 0]
+            leaves = _means(leaves, first).repeat_interleave(first.diff(), dim=0)
+        return (*means, leaves)
 
     @staticmethod
-    def build(
-        semantic_ids: SemanticIds, items: np.ndarray | None = None, device: torch.device | str = "cpu"
-    ) -> "CodeTrie":
-        """Sort the candidates by their codes and note the ranges of every prefix.
-
-        Args:
-            items: (C,) candidate item rows; all items if None. Repeated rows count once.
+    def build(semantic_ids: SemanticIds, device: torch.device | str = "cpu") -> "CodeTrie":
+        """Sort the items by their codes and number the distinct prefixes.
 
         Raises:
-            InputError: no candidates, or rows outside the catalogue.
+            InputError: no items.
         """
-        rows = _checked_rows(semantic_ids, items)
-        rows = rows[np.argsort(semantic_ids.keys(semantic_ids.codes[rows]), kind="stable")]
-        leaf_of_item = np.full(semantic_ids.num_items, -1, np.int32)
-        leaf_of_item[rows] = np.arange(len(rows), dtype=np.int32)
-        codes = semantic_ids.codes[rows]
-        starts = _prefix_starts(codes)
-
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array.astype(np.int32)).to(device)
-
-        levels = []
-        for level, first in enumerate(starts):
-            leaves = np.append(first, len(rows))
-            is_last = level + 1 == len(starts)
-            children = np.zeros(0, np.int32) if is_last else np.searchsorted(starts[level + 1], leaves)
-            max_children = 0 if is_last else int(np.diff(children).max())
-            levels.append(TrieLevel(tensor(codes[first, level]), tensor(children), tensor(leaves), max_children))
-        return CodeTrie(tuple(levels), tensor(rows), tensor(leaf_of_item), semantic_ids.num_codes)
+        if not semantic_ids.num_items:
+            raise InputError("There are no items to generate: give semantic IDs of at least one item.")
+        keys, rows = semantic_ids.sorted_rows()
+        is_unique = bool((keys[1:] != keys[:-1]).all())
+        levels: list[TrieLevel] = []
+        children, most = np.zeros(0, np.int32), 0
+        for depth in reversed(range(semantic_ids.num_levels)):
+            keys, codes = semantic_ids.split(keys, depth + 1)
+            kind = np.int16 if semantic_ids.num_codes[depth] <= 1 << 15 else np.int32
+            pointers = torch.from_numpy(children).to(device)
+            levels.append(TrieLevel(torch.from_numpy(codes.astype(kind)).to(device), pointers, most))
+            first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+            children, keys = np.append(first, len(keys)).astype(np.int32), keys[first]
+            most = int(np.diff(children).max())
+        items = torch.from_numpy(rows.astype(np.int32)).to(device)
+        return CodeTrie(tuple(reversed(levels)), items, semantic_ids.num_codes, is_unique)
 
     def to(self, device: torch.device | str) -> "CodeTrie":
         """The same trie on another device."""
-        levels = tuple(
-            TrieLevel(lv.codes.to(device), lv.children.to(device), lv.leaves.to(device), lv.max_children)
-            for lv in self.levels
-        )
-        return CodeTrie(levels, self.items.to(device), self.leaf_of_item.to(device), self.num_codes)
+        levels = tuple(TrieLevel(lv.codes.to(device), lv.children.to(device), lv.most_children) for lv in self.levels)
+        return CodeTrie(levels, self.items.to(device), self.num_codes, self.is_unique)
 
 
-def _checked_rows(semantic_ids: SemanticIds, items: np.ndarray | None) -> np.ndarray:
-    rows = np.arange(semantic_ids.num_items) if items is None else np.unique(items)
-    if not len(rows):
-        raise InputError("There are no candidate items to generate: give at least one item row.")
-    if not np.issubdtype(rows.dtype, np.integer):
-        raise InputError(f"Candidate items have dtype {rows.dtype}: give integer item rows, not a mask or floats.")
-    if rows[0] < 0 or rows[-1] >= semantic_ids.num_items:
-        wrong = rows[0] if rows[0] < 0 else rows[-1]
-        raise InputError(
-            f"Candidate item row {wrong} lies outside 0..{semantic_ids.num_items - 1}: "
-            "use candidates of the dataset the semantic IDs were made for."
-        )
-    return rows.astype(np.int64)
+def mask_of(wanted: Tensor) -> Tensor:
+    """0 where wanted, -inf elsewhere, float32: on CPUs adding it is several times faster than choosing by a bool."""
+    return torch.full(wanted.shape, -torch.inf, device=wanted.device).masked_fill_(wanted, 0.0)
 
 
-def _prefix_starts(codes: np.ndarray) -> list[np.ndarray]:
-    """First leaf of every distinct prefix of 1..L codes, for codes sorted by row."""
-    starts = []
-    differs = np.zeros(len(codes), bool)
-    differs[0] = True
-    for level in range(codes.shape[1]):
-        differs[1:] |= codes[1:, level] != codes[:-1, level]
-        starts.append(np.flatnonzero(differs))
-    return starts
+def _means(values: Tensor, first: Tensor) -> Tensor:
+    """Means (m, D) of the groups ``first[i]:first[i + 1]`` of values (N, D)."""
+    count = first.diff()
+    owner = torch.arange(len(count), device=values.device).repeat_interleave(count)
+    return values.new_zeros(len(count), values.shape[1]).index_add(0, owner, values) / count[:, None]

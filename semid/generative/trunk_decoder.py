@@ -59,6 +59,12 @@ class TrunkDecoder:
         )
         return TrunkDecoder(model, past, places, wanted)
 
+    def select(self, rows: Tensor) -> "TrunkDecoder":
+        """Of some of the users, (B',) places."""
+        history = [layer.select(rows) for layer in self.history]
+        places = Places(*(values[rows] for values in vars(self.places).values()))
+        return TrunkDecoder(self.model, history, places, self.told[rows])
+
     @property
     def heads(self) -> CodeHeads:
         """Of the model."""

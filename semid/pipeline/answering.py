@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class AnswerConfig:
     Attributes:
         k: results per query.
         beam: width of the beam search, and number of ANN candidates that the hybrid joins; all there are is enough.
+        exact: double the beam for the queries whose list is not provably the best, where that can be proven at all.
         filter_seen: leave out what is in the history.
         action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
         factory: Faiss factory string of the ANN index.
@@ -40,6 +42,7 @@ class AnswerConfig:
 
     k: int = 10
     beam: int = 50
+    exact: bool = False
     filter_seen: bool = False
     action: str = USUAL_ACTION
     factory: str = "auto"
@@ -66,6 +69,23 @@ class Answer:
 
     ranking: Ranking
     fallback: np.ndarray | None = None
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Answer]") -> "Answer":
+        """Answers to consecutive batches of queries as one."""
+        short = [part.fallback for part in parts if part.fallback is not None]
+        ranking = Ranking.concatenate([part.ranking for part in parts])
+        return Answer(ranking, np.concatenate(short) if short else None)
+
+    def select(self, rows: np.ndarray) -> "Answer":
+        """Those to some queries, (R,) places."""
+        return Answer(self.ranking.select(rows), None if self.fallback is None else self.fallback[rows])
+
+    def with_part(self, rows: np.ndarray, part: "Answer") -> "Answer":
+        """The same with the answers ``part`` to the queries at ``rows``."""
+        order = np.arange(len(self.ranking))
+        order[rows] = len(order) + np.arange(len(rows))
+        return Answer.concatenate([self, part]).select(order)
 
 
 def check_modes(modes: Sequence[str]) -> None:
@@ -141,17 +161,34 @@ class Answerer:
             )
         if self.config.budget:
             return self._by_budget(queries, modes)
+        blocks = self.recommender.blocks(queries)
+        parts = [self._block_of_answers(queries.select(rows), modes) for rows in blocks]
+        order = np.argsort(np.concatenate(blocks))
+        return {mode: Answer.concatenate([part[mode] for part in parts]).select(order) for mode in modes}
+
+    def _block_of_answers(self, queries: Queries, modes: Sequence[str]) -> dict[str, Answer]:
         states = self.encode(queries)
         config = self.config
         most = max(evidence.JUDGED_AGAIN, config.k)
         past = Past.of(queries, self.recommender.candidates, most, filter_seen=config.filter_seen)
         ways = {"generative": self._by_codes, "ann": self._by_vectors, "hybrid": self._by_both}
-        return {mode: ways[mode](queries, states, past) for mode in modes}
+        found = {mode: ways[mode](queries, states, past) for mode in modes}
+        return {mode: self._until_exact(queries, mode, answer) for mode, answer in found.items()}
+
+    def _until_exact(self, queries: Queries, mode: str, answer: Answer) -> Answer:
+        """Asked for exact lists, those that are not proven to be, though that could be, from a beam twice as wide."""
+        bound, width = answer.ranking.bound, self.config.beam
+        if not self.config.exact or bound is None or width >= len(self.recommender.candidates):
+            return answer
+        rows = np.flatnonzero((bound > answer.ranking.scores[:, -1]) & (bound < np.inf))
+        if not len(rows):
+            return answer
+        return answer.with_part(rows, self._with(beam=2 * width).answer(queries.select(rows), mode))
 
     def _by_budget(self, queries: Queries, modes: Sequence[str]) -> dict[str, Answer]:
         """Each mode's lists for every action of the budget, joined."""
         names, places = zip(*self.config.budget, strict=True)
-        by_action = [self._wanting(name).answers(queries, modes) for name in names]
+        by_action = [self._with(action=name, budget=()).answers(queries, modes) for name in names]
         joined = {}
         for mode in modes:
             answers = [answer[mode] for answer in by_action]
@@ -160,9 +197,9 @@ class Answerer:
             joined[mode] = Answer(ranking, np.any(short, axis=0) if short else None)
         return joined
 
-    def _wanting(self, action: str) -> "Answerer":
-        """The same for one action; the index of the items is shared."""
-        other = Answerer(self.recommender, replace(self.config, action=action, budget=()))
+    def _with(self, **changes: Any) -> "Answerer":
+        """The same with other settings; the index of the items is shared."""
+        other = Answerer(self.recommender, replace(self.config, **changes))
         if "ann" in self.modes:
             other.__dict__["index"] = self.index
         return other

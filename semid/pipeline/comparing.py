@@ -92,10 +92,5 @@ def _judged(answerer: Answerer, queries: Queries, mode: str, progress: Progress)
         answers.append(answerer.answer(batch, mode))
         progress(mode, sum(len(answer.ranking) for answer in answers), len(queries))
     seconds = time.perf_counter() - began
-    short = [answer.fallback for answer in answers if answer.fallback is not None]
-    return ModeResult(
-        ranking=Ranking.concatenate([answer.ranking for answer in answers]),
-        fallback=np.concatenate(short) if short else None,
-        seconds=seconds,
-        latency_ms=latency,
-    )
+    whole = Answer.concatenate(answers)
+    return ModeResult(ranking=whole.ranking, fallback=whole.fallback, seconds=seconds, latency_ms=latency)

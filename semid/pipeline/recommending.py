@@ -1,6 +1,9 @@
 """Recommendations with raw ids, batch by batch, so that memory does not grow with the queries."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +12,46 @@ from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.pipeline.answering import Answer, Answerer, check_modes
 from semid.pipeline.histories import QueryBatch, is_integer
+from semid.pipeline.resultfiles import write_rows
+from semid.pipeline.resumable import write_resumable
 from semid.progress import Progress
+
+
+def write_recommendations(
+    answerer: Answerer,
+    dataset: Dataset,
+    batches: Callable[[], Iterable[QueryBatch]],
+    modes: Sequence[str],
+    *,
+    out: Path | TextIO,
+    source: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Answer queries batch by batch; the number of rows.
+
+    Args:
+        batches: all queries in batches whose sizes do not change.
+        out: a ``.parquet`` or ``.jsonl`` file, which can be resumed, or a stream.
+        source: the file that the queries are of, if any.
+
+    Raises:
+        InputError: see :func:`recommend` and :func:`write_resumable`.
+    """
+
+    def rows(done: int) -> Iterator[pa.RecordBatch]:
+        return recommend(answerer, dataset, batches(), modes, progress, first=done // len(modes))
+
+    if not isinstance(out, Path):
+        return write_rows(rows(0), out)
+    artifacts = (answerer.recommender.artifact, dataset.artifact)
+    made_from = {
+        "checksums": [artifact.checksum if artifact else None for artifact in artifacts],
+        "modes": list(modes),
+        "answers": asdict(answerer.config) | {"budget": [list(part) for part in answerer.config.budget]},
+        "source": [str(source), source.stat().st_size, source.stat().st_mtime_ns] if source else None,
+    }
+    return write_resumable(rows, out, made_from=made_from, resume=resume)
 
 
 def recommend(
@@ -18,6 +60,8 @@ def recommend(
     batches: Iterable[QueryBatch],
     modes: Sequence[str] = ("generative",),
     progress: Progress | None = None,
+    *,
+    first: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """Answer queries in one or more modes.
 
@@ -27,10 +71,12 @@ def recommend(
             :func:`~semid.pipeline.histories.queries_of_split`.
         modes: of MODES.
         progress: called with what is done, how many queries, and None.
+        first: query to begin with, the first one of a batch.
 
     Yields:
-        Rows ``query`` (its number), ``user_id``, ``mode``, ``items`` (raw ids, best first), ``scores``, and
-        ``fallback``: whether ANN had to help as the beams found too few items, null where that cannot be.
+        For each batch rows ``query`` (its number), ``user_id``, ``mode``, ``items`` (raw ids, best first),
+        ``scores``, ``fallback``: whether ANN had to help as the beams found too few items, and ``exact``: whether no
+        other item can have a higher score than those listed; null where that is not known.
 
     Raises:
         InputError: an unknown mode, or a model of another dataset.
@@ -44,8 +90,10 @@ def recommend(
     for batch in batches:
         users = _user_ids(batch.user_ids, user_type)
         user_type = users.type
-        for mode, answer in answerer.answers(batch.queries, modes).items():
-            yield _rows(batch, users, mode, answer, raw_ids)
+        if batch.first < first:
+            continue
+        answers = answerer.answers(batch.queries, modes)
+        yield pa.concat_batches([_rows(batch, users, mode, answer, raw_ids) for mode, answer in answers.items()])
         if progress:
             progress("recommend", batch.first + len(batch.queries), None)
 
@@ -67,7 +115,6 @@ def _rows(batch: QueryBatch, users: pa.Array, mode: str, answer: Answer, raw_ids
     items, count = answer.ranking.items, len(batch.queries)
     there = items >= 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32))
-    fallback = [None] * count if answer.fallback is None else answer.fallback.tolist()
     return pa.RecordBatch.from_arrays(
         [
             pa.array(np.arange(batch.first, batch.first + count)),
@@ -75,7 +122,12 @@ def _rows(batch: QueryBatch, users: pa.Array, mode: str, answer: Answer, raw_ids
             pa.array([mode] * count),
             pa.ListArray.from_arrays(offsets, raw_ids.take(pa.array(items[there]))),
             pa.ListArray.from_arrays(offsets, pa.array(answer.ranking.scores[there])),
-            pa.array(fallback, pa.bool_()),
+            _known(answer.fallback, count),
+            _known(answer.ranking.exact, count),
         ],
-        names=["query", "user_id", "mode", "items", "scores", "fallback"],
+        names=["query", "user_id", "mode", "items", "scores", "fallback", "exact"],
     )
+
+
+def _known(values: np.ndarray | None, count: int) -> pa.Array:
+    return pa.nulls(count, pa.bool_()) if values is None else pa.array(values)

@@ -74,12 +74,12 @@ def _search_block(
         scores = queries @ part.T
         if hidden is not None:
             _hide(scores, hidden, low)
-        kept, _ = best_positions(scores, min(k, high - low))
+        kept, kept_scores, _ = best_positions(scores, k)
         # Kept positions of earlier blocks come first, so the merged list is in order of position again.
-        merged_scores = torch.cat([best_scores, scores.gather(1, kept)], dim=1)
+        merged_scores = torch.cat([best_scores, kept_scores], dim=1)
         merged = torch.cat([best, kept.to(best.device) + low], dim=1)
-        again, _ = best_positions(merged_scores, min(k, merged.shape[1]))
-        best_scores, best = merged_scores.gather(1, again), merged.gather(1, again)
+        again, best_scores, _ = best_positions(merged_scores, k)
+        best = merged.gather(1, again)
     return best, best_scores
 
 

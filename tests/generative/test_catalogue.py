@@ -36,7 +36,7 @@ def test_catalogue_gathers_the_dataset(rich: Dataset, catalogue: Catalogue) -> N
 def test_the_trie_holds_all_items(catalogue: Catalogue) -> None:
     assert sorted(catalogue.trie.items.tolist()) == list(range(24))
     assert catalogue.trie.num_codes == catalogue.num_codes
-    assert catalogue.to(torch.device("cpu")).trie.num_candidates == 24
+    assert catalogue.to(torch.device("cpu")).trie.num_items == 24
 
 
 def test_content_of_unknown_items_is_never_read(rich: Dataset) -> None:

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.codes import SemanticIds
-from semid.generative.beam_search import beam_search, score_items
+from semid.generative.beam_search import beam_search
 from semid.generative.code_decoder import CodeDecoder, CodeTree
 from semid.generative.code_search import CodeSearch
+from semid.generative.item_filter import ItemFilter
+from semid.generative.item_scores import score_items
 from semid.generative.trie import CodeTrie
 
 WIDTH, SIZES = 16, (3, 4, 2, 5)
@@ -52,6 +54,12 @@ def full_tree(sizes: tuple[int, ...] = SIZES) -> CodeTree:
     return CodeTree(CodeTrie.build(SemanticIds(all_codes(sizes).numpy().astype(np.int32), sizes)))
 
 
+def scores_of_all(decoder: CodeDecoder, state: Tensor, tree: CodeTree) -> Tensor:
+    """log p (users, N) of every item."""
+    items = torch.arange(tree.trie.num_items).expand(len(state), -1)
+    return score_items(CodeSearch(decoder, tree), state, tree.trie, items)
+
+
 def log_probabilities(build: Any, decoder: CodeDecoder, state: Tensor, codes: Tensor, tree: CodeTree) -> list[Tensor]:
     """Per level (P, K_l), by teacher forcing."""
     return [F.log_softmax(logits, dim=-1) for logits in build.code_logits(decoder, state, codes, tree)]
@@ -60,9 +68,9 @@ def log_probabilities(build: Any, decoder: CodeDecoder, state: Tensor, codes: Te
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [(6,), (3, 4), SIZES])
 def test_probabilities_of_all_codes_sum_to_one(sizes: tuple[int, ...]) -> None:
-    decoder, state, codes = random_decoder(sizes), torch.randn(3, WIDTH), all_codes(sizes)
-    scores = score_items(CodeSearch(decoder, full_tree(sizes)), state, codes.expand(3, -1, -1))
-    assert scores.shape == (3, len(codes))
+    decoder, state, tree = random_decoder(sizes), torch.randn(3, WIDTH), full_tree(sizes)
+    scores = scores_of_all(decoder, state, tree)
+    assert scores.shape == (3, len(all_codes(sizes)))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
     assert scores.std(dim=1).min() > 0.1
 
@@ -72,13 +80,22 @@ def test_probabilities_of_all_codes_sum_to_one(sizes: tuple[int, ...]) -> None:
 def test_probabilities_of_the_items_sum_to_one(vectors: bool) -> None:
     """Nothing is left for codes that no item has."""
     decoder, state, ids = random_decoder(), torch.randn(3, WIDTH), some_items()
-    codes = torch.from_numpy(ids.codes).long()
-    scores = score_items(CodeSearch(decoder, tree_of(ids, vectors=vectors)), state, codes.expand(3, -1, -1))
+    scores = scores_of_all(decoder, state, tree_of(ids, vectors=vectors))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
-    missing = torch.from_numpy(np.array([c for c in all_codes(SIZES).numpy() if ids.items_of(c[None])[0] < 0]))
-    assert len(missing) == 80
-    nowhere = score_items(CodeSearch(decoder, tree_of(ids, vectors=vectors)), state, missing.expand(3, -1, -1))
-    assert (nowhere == -torch.inf).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vectors", [False, True])
+def test_items_of_equal_codes_count_once(vectors: bool) -> None:
+    """Each has the probability of the code they share, wherever it is looked up."""
+    decoder, state, ids = random_decoder(), torch.randn(3, WIDTH), some_items()
+    doubled = SemanticIds(np.concatenate([ids.codes, ids.codes[:10]]), SIZES)
+    tree = tree_of(doubled, vectors=vectors)
+    scores = scores_of_all(decoder, state, tree)
+    torch.testing.assert_close(scores[:, :40].exp().sum(1), torch.ones(3))
+    torch.testing.assert_close(scores[:, 40:], scores[:, :10])
+    found = beam_search(CodeSearch(decoder, tree), state, tree.trie, beam=50, k=50)
+    torch.testing.assert_close(found.scores, scores.sort(dim=1, descending=True).values)
 
 
 @torch.no_grad()
@@ -108,11 +125,30 @@ def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item(build:
 def test_score_is_the_sum_of_the_chosen_log_probabilities(build: Any, vectors: bool) -> None:
     decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
     tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes[:6]).long()
-    scores = score_items(CodeSearch(decoder, tree), state, codes.expand(2, -1, -1))
+    scores = scores_of_all(decoder, state, tree)
     for user, item in product(range(2), range(6)):
         levels = log_probabilities(build, decoder, state[user : user + 1], codes[item : item + 1], tree)
         total = sum(float(part[0, code]) for part, code in zip(levels, codes[item].tolist(), strict=True))
         assert float(scores[user, item]) == pytest.approx(total, abs=1e-4)
+
+
+@torch.no_grad()
+def test_prefixes_that_items_share_are_gone_through_once() -> None:
+    widths = []
+
+    class Counting(CodeSearch):
+        def next(self, cache: Any, parents: Tensor, nodes: Tensor) -> Any:
+            widths.append(nodes.shape[1])
+            assert (nodes.diff(dim=1) >= 0).all()
+            return super().next(cache, parents, nodes)
+
+    decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
+    tree = tree_of(ids, vectors=True)
+    items = torch.tensor([[4, 9, 4, 30, 2, 2], [39, 39, 39, 39, 39, 39]])
+    scores = score_items(Counting(decoder, tree), state, tree.trie, items)
+    torch.testing.assert_close(scores, scores_of_all(decoder, state, tree).gather(1, items))
+    prefixes = [len(np.unique(ids.codes[items[0], :level], axis=0)) for level in (1, 2, 3)]
+    assert widths == prefixes
 
 
 @torch.no_grad()
@@ -141,19 +177,28 @@ def test_steps_with_beams_and_parents_equal_teacher_forcing(build: Any, num_laye
     prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(batch)]
     for level, beams in enumerate((2, 5, 3), start=1):
         parents = torch.from_numpy(generator.integers(len(prefixes[0]), size=(batch, beams)))
-        codes = torch.zeros(batch, beams, dtype=torch.int64)
+        nodes = torch.zeros(batch, beams, dtype=torch.int64)
         before, prefixes = prefixes, [[] for _ in range(batch)]
         for user, beam in product(range(batch), range(beams)):
             prefix = before[user][parents[user, beam]]
             family = ids.codes[(ids.codes[:, : level - 1] == prefix).all(axis=1)]
-            codes[user, beam] = int(generator.choice(family[:, level - 1]))
-            prefixes[user].append((*prefix, int(codes[user, beam])))
-        log_probs, cache = search.next(cache, parents, codes)
-        assert log_probs.shape == (batch, beams, SIZES[level])
+            prefixes[user].append((*prefix, int(generator.choice(family[:, level - 1]))))
+            for depth, code in enumerate(prefixes[user][-1]):
+                nodes[user, beam] = tree.trie.step(depth, nodes[user, beam], torch.tensor(code))
+        cache = search.next(cache, parents, nodes)
+        edges = tree.trie.edges(level, nodes.flatten())
+        codes = tree.trie.levels[level].codes[edges.children].long()
+        along = search.edge_log_probs(cache, slice(0, batch * beams), edges)
+        rows = None if tree.trie.table(level) is None else search.log_probs(cache)
         for user, beam in product(range(batch), range(beams)):
             forced = torch.tensor([[*prefixes[user][beam], *[0] * (4 - level)]])
             expected = log_probabilities(build, decoder, state[user : user + 1], forced, tree)[level][0]
-            torch.testing.assert_close(log_probs[user, beam], expected, rtol=1e-4, atol=1e-5)
+            here = edges.owner == user * beams + beam
+            assert expected.isfinite().sum() == here.sum()
+            torch.testing.assert_close(along[here], expected[codes[here]], rtol=1e-4, atol=1e-5)
+            if rows is not None:
+                torch.testing.assert_close(rows[user * beams + beam], expected, rtol=1e-4, atol=1e-5)
+    assert rows is not None
 
 
 @torch.no_grad()
@@ -161,13 +206,11 @@ def test_steps_with_beams_and_parents_equal_teacher_forcing(build: Any, num_laye
 def test_beam_search_scores_are_those_of_teacher_forcing(vectors: bool) -> None:
     """Probabilities are normalised over the whole catalogue while only some of it are candidates."""
     decoder, state, ids = random_decoder(), torch.randn(4, WIDTH), some_items()
-    tree, candidates = tree_of(ids, vectors=vectors), np.arange(0, 40, 2)
-    found = beam_search(CodeSearch(decoder, tree), state, CodeTrie.build(ids, candidates), beam=20, k=20)
-    codes = torch.from_numpy(ids.codes[candidates]).long()
-    expected = score_items(CodeSearch(decoder, tree), state, codes.expand(4, -1, -1)).sort(
-        dim=1, descending=True, stable=True
-    )
-    assert np.array_equal(found.items.numpy(), candidates[expected.indices.numpy()])
+    tree, candidates = tree_of(ids, vectors=vectors), torch.arange(0, 40, 2)
+    allowed = ItemFilter.of(tree.trie, torch.arange(40) % 2 == 0)
+    found = beam_search(CodeSearch(decoder, tree), state, tree.trie, beam=20, k=20, allowed=allowed)
+    expected = scores_of_all(decoder, state, tree)[:, candidates].sort(dim=1, descending=True, stable=True)
+    assert torch.equal(found.items, candidates[expected.indices])
     torch.testing.assert_close(found.scores, expected.values, rtol=1e-4, atol=1e-5)
     assert found.exact.all()
 

@@ -149,3 +149,14 @@ def test_dropout_of_odd_sizes_and_none_when_off(size: int) -> None:
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
     assert Dropout(0.5)(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_few_products_are_the_same_term_by_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(6, 4, 1, 8, generator=generator)
+    key, value = torch.randn(2, 6, 2, 5, 8, generator=generator)
+    mask = torch.rand(6, 1, 1, 5, generator=generator) < 0.7
+    mask[..., 0] = True
+    term_by_term = layers.attend(query, key, value, mask)
+    monkeypatch.setattr(layers, "_FEW", 0)
+    torch.testing.assert_close(term_by_term, layers.attend(query, key, value, mask))

@@ -220,3 +220,47 @@ def test_histories_are_read_a_few_at_a_time(
     np.testing.assert_allclose(again.scores, lists.scores, rtol=1e-4, atol=1e-4)
     assert len({tokens for (_, tokens), _ in read}) > 1
     assert all(queries <= 3 and tokens == longest for (queries, tokens), longest in read)
+
+
+@pytest.mark.parametrize("condition", [("late",), ("add", "late")])
+def test_what_was_read_once_serves_all_questions(
+    build: Any,
+    rich: Dataset,
+    catalogue: Catalogue,
+    queries: Queries,
+    monkeypatch: pytest.MonkeyPatch,
+    condition: tuple[str, ...],
+) -> None:
+    """As the states of all queries together, which are too many to be kept and are read again for each."""
+    recommender = recommender_of(build, rich, catalogue, action=ActionConfig(condition=condition))
+    read, token_states = [], recommender.model.token_states
+
+    def spy(batch: TokenBatch, *arguments: Any) -> Any:
+        read.append(len(batch.items))
+        return token_states(batch, *arguments)
+
+    monkeypatch.setattr(recommender.model, "token_states", spy)
+
+    def asked() -> tuple[Any, ...]:
+        found: list[Any] = [[], [], [], [], []]
+        order = np.concatenate(recommender.blocks(queries))
+        for rows in recommender.blocks(queries):
+            states, items = recommender.encode(queries.select(rows), "buy"), np.tile(np.arange(7), (len(rows), 1))
+            ranking = recommender.generate(states, beam=5, k=5)
+            parts = (ranking.items, ranking.scores, recommender.query_vectors(states))
+            parts = (*parts, recommender.code_scores(states, items), recommender.action_scores(states, items))
+            for into, part in zip(found, parts, strict=True):
+                into.append(part)
+        return tuple(np.concatenate(parts)[np.argsort(order)] for parts in found)
+
+    once = asked()
+    assert sum(read) == len(queries) * (1 if condition == ("late",) else 2)
+    read.clear()
+    monkeypatch.setattr(module, "_KEPT_NUMBERS", 0)
+    assert len(recommender.blocks(queries)) == len(queries)
+    monkeypatch.setattr(type(recommender), "blocks", lambda self, queries: [np.arange(len(queries))])
+    again = asked()
+    assert sum(read) > 3 * len(queries)
+    np.testing.assert_array_equal(once[0], again[0])
+    for mine, other in zip(once[1:], again[1:], strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-4)

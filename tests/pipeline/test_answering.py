@@ -115,6 +115,30 @@ def test_exactness_is_claimed_of_the_scores_that_rank(recommender, queries, mode
 
 
 @pytest.mark.parametrize("mode", ["generative", "ann"])
+def test_beams_widen_until_lists_are_proven(recommender, queries, mode, monkeypatch):
+    """Each query's list is that of the narrowest beam, of 5, 10, 20 and so on, that proves it."""
+    expected, widths = {}, []
+    for beam in (5, 10, 20, 40, 80, 160):
+        ranking = Answerer(recommender, AnswerConfig(k=5, beam=beam)).answer(queries, mode).ranking
+        for query in np.flatnonzero(ranking.exact):
+            expected.setdefault(query, (ranking.items[query].tolist(), beam))
+    searched = Answerer._generated if mode == "generative" else Answerer._retrieved
+
+    def spy(self, states, past, *rest):
+        widths.append((self.config.beam, len(states)))
+        return searched(self, states, past, *rest)
+
+    monkeypatch.setattr(Answerer, searched.__name__, spy)
+    ranking = Answerer(recommender, AnswerConfig(k=5, beam=5, exact=True)).answer(queries, mode).ranking
+    assert ranking.exact.all()
+    assert len(expected) == len(queries)
+    for query, (items, _) in expected.items():
+        assert ranking.items[query].tolist() == items
+    wider = [sum(beam > width for _, beam in expected.values()) for width in (0, 5, 10, 20, 40, 80)]
+    assert [count for _, count in widths] == [count for count in wider if count]
+
+
+@pytest.mark.parametrize("mode", ["generative", "ann"])
 def test_lists_of_all_that_is_left_are_exact(recommender, queries, mode):
     """However many are asked for, and with items of the history judged or left out."""
     everything = len(recommender.candidates)

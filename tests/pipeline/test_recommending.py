@@ -1,5 +1,6 @@
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,10 @@ import pytest
 from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.generative.recommender import GenerativeRecommender
+from semid.pipeline import recommending as module
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.histories import QueryBatch, queries_of_split
-from semid.pipeline.recommending import recommend
+from semid.pipeline.recommending import recommend, write_recommendations
 from semid.pipeline.resultfiles import write_rows
 
 
@@ -105,3 +107,45 @@ class TestResultFiles:
             write_rows(iter(self.batches), tmp_path / "x.csv")
         with pytest.raises(InputError, match="no rows"):
             write_rows(iter(()), tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_killed_run_goes_on_where_it_stood(dataset, answerer, tmp_path, monkeypatch, suffix):
+    def run(name: str, **options) -> int:
+        batches = partial(queries_of_split, dataset, "test", 50)
+        return write_recommendations(
+            answerer, dataset, batches, ["ann", "generative"], out=tmp_path / name, **options
+        )
+
+    count = run(f"whole.{suffix}")
+    assert count == 2 * len(dataset.queries["test"])
+    answers, asked = Answerer.answers, []
+
+    def killed(self, queries, modes):
+        asked.append(len(queries))
+        if len(asked) == 3:
+            raise MemoryError
+        return answers(self, queries, modes)
+
+    monkeypatch.setattr(Answerer, "answers", killed)
+    with pytest.raises(MemoryError):
+        run(f"rows.{suffix}")
+    assert not (tmp_path / f"rows.{suffix}").exists()
+    assert run(f"rows.{suffix}", resume=True) == count
+    assert sum(asked) == len(dataset.queries["test"]) + 50
+    assert (tmp_path / f"rows.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+
+
+def test_parts_of_another_beam_are_not_gone_on_with(dataset, answerer, tmp_path, monkeypatch):
+    batches, out = partial(queries_of_split, dataset, "test", 50), tmp_path / "rows.jsonl"
+    monkeypatch.setattr(module, "recommend", lambda *_, **__: stopped(dataset, answerer))
+    with pytest.raises(MemoryError):
+        write_recommendations(answerer, dataset, batches, ["ann"], out=out)
+    wider = Answerer(answerer.recommender, AnswerConfig(k=4, beam=9))
+    with pytest.raises(InputError, match="other settings or inputs"):
+        write_recommendations(wider, dataset, batches, ["ann"], out=out, resume=True)
+
+
+def stopped(dataset, answerer):
+    yield next(recommend(answerer, dataset, queries_of_split(dataset, "test", 50), ["ann"]))
+    raise MemoryError

@@ -1,0 +1,270 @@
+"""How many requests a second does constrained beam search answer, what does the constraint cost, and the index?
+
+Random weights, histories of 60 tokens, catalogues of uniform and of skewed codes; ours and the peers take turns in
+one process. ``requests``: from histories to lists. ``selection``: from given logits to lists, beside STATIC where it
+is installed. ``index``: bytes and seconds of the trie, its filters and insertions.
+
+    python benchmarks/beam_search.py                       # on one thread
+    python benchmarks/beam_search.py --only index --items 20000000 --codes 2048
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from peers import decoders
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+from training import dataset_of
+
+from semid.codes import SemanticIds
+from semid.generative.beam_search import beam_search
+from semid.generative.catalogue import Catalogue
+from semid.generative.config import ModelConfig
+from semid.generative.item_filter import ItemFilter
+from semid.generative.model import Model
+from semid.generative.recommender import GenerativeRecommender, queries_from_histories
+from semid.generative.trie import CodeTrie, Edges
+from semid.generative.trie_growth import with_items
+
+LEVELS, WIDTH, LAYERS, HEADS, TOKENS, BEAM = 3, 128, 4, 4, 60, 50
+SECTIONS = ("requests", "selection", "index")
+
+
+@dataclass(frozen=True)
+class Row:
+    """``seconds`` of a system at a setting; ``ratio`` over ours, None for ours."""
+
+    section: str
+    setting: str
+    system: str
+    seconds: float
+    figure: str
+    ratio: float | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--codes", type=int, default=256, help="a level")
+    parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")], default=[1, 16])
+    parser.add_argument("--beam", type=int, default=BEAM)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="a section; all without it")
+    settings = parser.parse_args()
+    torch.set_num_threads(settings.threads)
+    sections = {"requests": requests, "selection": selection, "index": index}
+    probe = gigaflops()
+    rows = [row for name in settings.only or SECTIONS for row in sections[name](settings)]
+    table = Table(title=f"{settings.items:,} items, {LEVELS} x {settings.codes} codes, beam {settings.beam}")
+    for name in ("section", "setting", "system", "time", "figure", "times ours"):
+        table.add_column(name)
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.1f}"
+        table.add_row(row.section, row.setting, row.system, f"{row.seconds * 1e3:,.2f} ms", row.figure, ratio)
+    Console(width=150).print(table)
+    hardware = {"machine": platform.machine(), "torch": torch.__version__, "threads": settings.threads}
+    probes = {"gigaflops_before": probe, "gigaflops_after": gigaflops()}
+    print(json.dumps({"benchmark": "beam_search", **hardware, **probes, "rows": [vars(row) for row in rows]}))
+
+
+def requests(settings: argparse.Namespace) -> list[Row]:
+    """From histories of the same number of tokens to lists of as many items as beams."""
+    codes = uniform_codes(settings.items, settings.codes)
+    sizes = (settings.codes,) * LEVELS
+    prefixes = decoders.prefixes_of(codes, sizes)
+    ours = {
+        "semid, layout code": recommender_of(codes, settings.codes, layout="code", contrastive_weight=0.0),
+        "semid, layout item": recommender_of(codes, settings.codes, contrastive_weight=0.0),
+        "semid, layout item, with item vectors": recommender_of(codes, settings.codes),
+    }
+    gpt2 = decoders.gpt2(sizes, WIDTH, LAYERS, HEADS, TOKENS)
+    peers = {
+        "transformers GPT-2": decoders.generating(gpt2, prefixes, LEVELS, settings.beam),
+        "GPT-2, history read once": decoders.prefilled(gpt2, prefixes, sizes, settings.beam),
+        "transformers T5": decoders.generating(
+            decoders.t5(sizes, WIDTH, LAYERS, HEADS), prefixes, LEVELS, settings.beam
+        ),
+    }
+    rows = []
+    for batch in settings.batches:
+        rng = np.random.default_rng(batch)
+        events = rng.integers(0, settings.items, (batch, TOKENS // (1 + LEVELS)))
+        tokens = torch.from_numpy(rng.integers(1, 1 + sum(sizes), (batch, TOKENS)))
+        systems: dict[str, Callable[[], Any]] = {
+            name: partial(answer, made, events.tolist(), settings.beam) for name, made in ours.items()
+        }
+        systems |= {name: partial(search, tokens) for name, search in peers.items()}
+        found = taking_turns(systems, settings.repeats)
+        first = next(iter(found.values()))
+        for name, seconds in found.items():
+            figure = f"{batch / seconds:,.0f} requests/s"
+            ratio = None if name.startswith("semid") else seconds / first
+            rows.append(Row("requests", f"batch {batch}", name, seconds, figure, ratio))
+    return rows
+
+
+def answer(made: GenerativeRecommender, histories: list[list[int]], beam: int) -> Any:
+    states = made.encode(queries_from_histories(histories, made.catalogue.num_items))
+    return made.generate(states, beam=beam, k=beam)
+
+
+def recommender_of(codes: np.ndarray, size: int, **changes: Any) -> GenerativeRecommender:
+    """Random weights, 4 blocks of 128, items known by id and codes."""
+    items = len(codes)
+    dataset = dataset_of([np.arange(items)], items)
+    ids = SemanticIds(codes, (size,) * LEVELS)
+    catalogue = Catalogue.of(dataset, ids, torch.zeros(items, 1), torch.zeros(items, dtype=torch.bool))
+    config = ModelConfig(
+        width=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=HEADS, features=("id", "codes"), context=20
+    )
+    torch.manual_seed(0)
+    model = Model(replace(config, **changes).restricted_to(catalogue.available()), catalogue)
+    return GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Logits of every level, (B, K) and then (B · W, K), normalised over all codes as STATIC does."""
+
+    trie: CodeTrie
+    logits: list[Tensor]
+
+    def first(self, state: Tensor) -> tuple[Tensor, Any]:
+        return F.log_softmax(self.logits[0], -1), (0, None)
+
+    def next(self, cache: Any, parents: Tensor, nodes: Tensor) -> Any:
+        return cache[0] + 1, nodes.flatten()
+
+    def log_probs(self, cache: Any) -> Tensor:
+        level, nodes = cache
+        return F.log_softmax(self.logits[level], -1).add_(self.trie.mask(level)[nodes])
+
+    def edge_log_probs(self, cache: Any, beams: slice, edges: Edges) -> Tensor:
+        logits = self.logits[cache[0]][beams]
+        codes = self.trie.levels[cache[0]].codes[edges.children].long()
+        return logits[edges.owner, codes] - torch.logsumexp(logits, -1)[edges.owner]
+
+
+def selection(settings: argparse.Namespace) -> list[Row]:
+    """All levels from given logits to beams."""
+    rows = []
+    for kind, codes in (
+        ("uniform", uniform_codes(settings.items, settings.codes)),
+        ("skewed", skewed_codes(settings.items, settings.codes)),
+    ):
+        trie = CodeTrie.build(SemanticIds(codes, (settings.codes,) * LEVELS))
+        for batch in settings.batches:
+            generator = torch.Generator().manual_seed(batch)
+            logits = [torch.randn(batch, settings.codes, generator=generator) for _ in range(LEVELS)]
+            # All beams of a user see the same logits, as systems do not hold them in the same order.
+            logits[1:] = [level.repeat_interleave(settings.beam, dim=0) for level in logits[1:]]
+            state = torch.zeros(batch, 1)
+            search = partial(beam_search, Given(trie, logits), state, trie, beam=settings.beam, k=settings.beam)
+            systems: dict[str, Callable[[], Any]] = {
+                "semid": search,
+                "without a constraint": partial(free, logits, settings.beam),
+            }
+            try:
+                systems["STATIC"] = partial(decoders.static(codes, settings.codes, settings.beam, 2), logits)
+            except ModuleNotFoundError:
+                Console(stderr=True).print("STATIC is not installed: left out.")
+            else:
+                with torch.inference_mode():
+                    theirs, mine = systems["STATIC"]().numpy(), codes[search().items.numpy()]
+                places = settings.codes ** np.arange(LEVELS)
+                assert (np.sort(theirs @ places, 1) == np.sort(mine @ places, 1)).all(), "the lists differ"
+            found = taking_turns(systems, settings.repeats)
+            for name, seconds in found.items():
+                ratio = None if name == "semid" else seconds / found["semid"]
+                rows.append(Row("selection", f"{kind}, batch {batch}", name, seconds, "3 levels", ratio))
+    return rows
+
+
+def free(logits: Sequence[Tensor], beam: int) -> Tensor:
+    """The same search where every code may follow every other."""
+    scores = F.log_softmax(logits[0], -1).topk(beam, 1).values
+    for step in logits[1:]:
+        total = scores[..., None] + F.log_softmax(step, -1).view(*scores.shape, -1)
+        scores = total.flatten(1).topk(beam, 1).values
+    return scores
+
+
+def index(settings: argparse.Namespace) -> list[Row]:
+    """Bytes an item, and seconds to build, to filter, to add items."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, settings.codes, (settings.items, LEVELS), dtype=np.int32)
+    ids = SemanticIds(codes, (settings.codes,) * LEVELS)
+    began = time.perf_counter()
+    trie = CodeTrie.build(ids)
+    built = time.perf_counter() - began
+    structure = sum(level.codes.nbytes + level.children.nbytes for level in trie.levels) / settings.items
+    rows = [
+        Row(
+            "index",
+            "build, one run",
+            "semid",
+            built,
+            f"{structure:.2f} + {trie.items.nbytes / settings.items:.0f} bytes an item",
+        )
+    ]
+    mask = torch.from_numpy(rng.random(settings.items) < 0.5)
+    more = rng.integers(0, settings.codes, (max(1, settings.items // 100), LEVELS), dtype=np.int32)
+    tasks = {
+        "filter half the items": partial(ItemFilter.of, trie, mask),
+        "add one percent": partial(with_items, trie, more),
+    }
+    for name, seconds in taking_turns(tasks, min(settings.repeats, 5)).items():
+        rows.append(Row("index", name, "semid", seconds, ""))
+    return rows
+
+
+def uniform_codes(items: int, size: int) -> np.ndarray:
+    """Different random codes. (N, 3) int32"""
+    flat = np.random.default_rng(0).choice(size**LEVELS, items, replace=False)
+    return np.stack(np.unravel_index(flat, (size,) * LEVELS), axis=1).astype(np.int32)
+
+
+def skewed_codes(items: int, size: int) -> np.ndarray:
+    """Different codes whose popularity on every level follows a power law, as those of real items do."""
+    rng, weight = np.random.default_rng(0), 1 / (np.arange(size) + 3.0)
+    rows = np.zeros((0, LEVELS), np.int64)
+    while len(rows) < items:
+        drawn = rng.choice(size, (2 * items, LEVELS), p=weight / weight.sum())
+        rows = np.unique(np.concatenate([rows, drawn]), axis=0)
+    return rows[np.sort(rng.choice(len(rows), items, replace=False))].astype(np.int32)
+
+
+def taking_turns(systems: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, warm."""
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    for turn in range(repeats + 1):
+        for name, run in systems.items():
+            began = time.perf_counter()
+            with torch.inference_mode():
+                run()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def gigaflops() -> float:
+    """Of a large float32 matrix product, to tell a busy machine."""
+    a = torch.randn(1024, 1024)
+    seconds = taking_turns({"product": lambda: a @ a}, 5)["product"]
+    return round(2 * 1024**3 / seconds / 1e9, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""How probable given items are, whether or not a search would find them.
+
+Shapes: B users, C items each, U different nodes above them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semid.generative.beam_steps import MOST_EDGES, CodeScorer
+from semid.generative.trie import CodeTrie
+
+
+@torch.no_grad()
+def score_items(decoder: CodeScorer, state: Tensor, trie: CodeTrie, items: Tensor) -> Tensor:
+    """log p(item | state) of C items each: state (B, D), items (B, C) rows -> (B, C).
+
+    Prefixes that several items of a user share are gone through once.
+    """
+    nodes = [trie.leaf_of_item[items].long()]
+    for level in reversed(trie.levels[:-1]):
+        nodes.append(level.parent(nodes[-1]))
+    nodes.reverse()
+    log_probs, cache = decoder.first(state)
+    total = log_probs.gather(1, trie.levels[0].codes[nodes[0]].long())
+    before = torch.zeros_like(items[:, :1])
+    for depth in range(1, len(trie.levels)):
+        different, place = _different(nodes[depth - 1])
+        parents = torch.zeros_like(different)
+        if depth > 1:
+            parents = torch.searchsorted(before, trie.levels[depth - 2].parent(different))
+        cache, before = decoder.next(cache, parents, different), different
+        total = total + _steps(decoder, cache, trie, depth, different, place, nodes[depth])
+    return total
+
+
+def _different(nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """The different nodes (B, U) of each row (B, C), rising, the last one repeated; and where each node is there."""
+    rising, order = nodes.sort(dim=1)
+    rank = F.pad((rising[:, 1:] != rising[:, :-1]).long(), (1, 0)).cumsum(1)
+    different = rising[:, -1:].repeat(1, int(rank.max()) + 1).scatter_(1, rank, rising)
+    return different, torch.empty_like(order).scatter_(1, order, rank)
+
+
+def _steps(
+    decoder: CodeScorer, cache: Any, trie: CodeTrie, depth: int, above: Tensor, place: Tensor, nodes: Tensor
+) -> Tensor:
+    """Log-probabilities (B, C) of the last step to nodes (B, C), from those at ``place`` of ``above`` (B, U)."""
+    users, count = above.shape
+    if trie.table(depth) is not None:
+        rows = place + torch.arange(users, device=place.device)[:, None] * count
+        return decoder.log_probs(cache)[rows, trie.levels[depth].codes[nodes].long()]
+    parts, size = [], max(1, MOST_EDGES // (trie.levels[depth - 1].most_children * count))
+    for first in range(0, users, size):
+        part = slice(first, min(first + size, users))
+        edges = trie.edges(depth, above[part].flatten())
+        steps = decoder.edge_log_probs(cache, slice(part.start * count, part.stop * count), edges)
+        ordinal = nodes[part] - trie.levels[depth - 1].children[above[part].gather(1, place[part])]
+        parts.append(steps[edges.offsets[:-1].view(-1, count).gather(1, place[part]) + ordinal])
+    return torch.cat(parts)
