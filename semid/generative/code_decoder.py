@@ -34,16 +34,18 @@ class CodeTree:
 
 
 class CodeHeads(nn.Module):
-    """From what is known before each level to the code of that level, among the children that exist.
+    """From what is known before each level to the code of that level.
 
     Args:
         num_codes: K per level.
         width: D.
+        norm: what the probabilities of a step sum to one over: ``valid``, the children that exist, or ``full``, all
+            codes of the level, as in models that know nothing of the catalogue.
     """
 
-    def __init__(self, num_codes: tuple[int, ...], width: int) -> None:
+    def __init__(self, num_codes: tuple[int, ...], width: int, norm: str = "valid") -> None:
         super().__init__()
-        self.num_codes = num_codes
+        self.num_codes, self.norm = num_codes, norm
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in num_codes)
         self.node_scale = nn.Parameter(torch.full((len(num_codes),), 10.0))
 
@@ -92,15 +94,19 @@ class CodeHeads(nn.Module):
         head, codes = self.heads[0], tree.trie.levels[0].codes.long()
         assert isinstance(head, nn.Linear)
         rows = [hidden.float(), hidden.new_ones(len(hidden), 1, dtype=torch.float32)]
-        columns = [head.weight[codes], head.bias[codes, None]]
+        columns = [head.weight, head.bias[:, None]]
         if tree.vectors is not None:
             rows.append(self.node_scale[0] * query)
-            columns.append(tree.vectors[0])
+            columns.append(query.new_zeros(self.num_codes[0], query.shape[1]).index_copy(0, codes, tree.vectors[0]))
+        if self.norm == "full":
+            nodes = codes[nodes]
+        else:
+            columns = [column[codes] for column in columns]
         bank = torch.cat(columns, 1).float()
         return softmax_loss(torch.cat(rows, 1), bank, query.new_ones(()), nodes, weights=weights, dtype=dtype)
 
     def logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
-        """Logits (M, K) of the codes that continue ``nodes``, -inf for all others, float32.
+        """Logits (M, K) of the codes that continue ``nodes``, float32; of all others -inf unless the norm is full.
 
         Args:
             hidden: (M, D) what the decoder knows at this level.
@@ -112,31 +118,43 @@ class CodeHeads(nn.Module):
             values = scores[:, codes]
             if tree.vectors is not None:
                 values = values + self.node_scale[0] * (query @ tree.vectors[0].T).float()
-            return torch.full_like(scores, -torch.inf).index_copy(1, codes, values)
+            others = scores if self.norm == "full" else torch.full_like(scores, -torch.inf)
+            return others.index_copy(1, codes, values)
         edges = tree.trie.edges(level, nodes)
         distinct = tree.trie.distinct(level, edges)
         if distinct is not None:
             edges = edges.only(distinct)
         values = self.edge_logits(level, hidden, query, edges, tree)
         codes = tree.trie.levels[level].codes[edges.children].long()
-        return values.new_full((len(hidden), self.num_codes[level]), -torch.inf).index_put(
-            (edges.owner, codes), values
-        )
+        if self.norm == "full":
+            others = self.heads[level](hidden).float()
+        else:
+            others = values.new_full((len(hidden), self.num_codes[level]), -torch.inf)
+        return others.index_put((edges.owner, codes), values)
 
-    def row_logits(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
-        """The same (M, K) where the trie has a table, for beams at nodes (B, W) of users with query (B, D)."""
-        table = tree.trie.table(level)
+    def row_log_probs(self, level: int, hidden: Tensor, query: Tensor, nodes: Tensor, tree: CodeTree) -> Tensor:
+        """Log-probabilities (M, K), -inf where no item goes on, where the trie has a table.
+
+        Args:
+            hidden: (M, D) what the decoder knows at this level.
+            query: (B, D) unit trunk states.
+            nodes: (B, W) int64 trie nodes of the level above.
+        """
+        table, head, rows = tree.trie.table(level), self.heads[level], nodes.flatten()
         assert table is not None
-        head, rows = self.heads[level], nodes.flatten()
         assert isinstance(head, nn.Linear)
-        logits = tree.trie.mask(level)[rows].addmm_(hidden.float(), head.weight.T.float()).add_(head.bias)
+        valid = tree.trie.mask(level)[rows]
+        begin = torch.zeros_like(valid) if self.norm == "full" else valid
+        logits = begin.addmm_(hidden.float(), head.weight.T.float()).add_(head.bias)
         if tree.vectors is not None:
             first = tree.trie.levels[level - 1].children[nodes].long()
             users = torch.arange(len(nodes), device=nodes.device) * len(tree.vectors[level])
-            places = (first + users[:, None]).view(-1, 1) + table[rows].clamp(min=0)
-            compared = self.node_scale[level] * (query @ tree.vectors[level].T).flatten()
-            logits.add_(compared[places])
-        return logits
+            entries = table[rows]
+            places = (first + users[:, None]).view(-1, 1) + entries.clamp(min=0)
+            compared = (self.node_scale[level] * (query @ tree.vectors[level].T).flatten())[places]
+            logits.add_(compared.masked_fill_(entries < 0, 0.0) if self.norm == "full" else compared)
+        log_probs = F.log_softmax(logits, dim=-1)
+        return log_probs.add_(valid) if self.norm == "full" else log_probs
 
     def edge_logits(self, level: int, hidden: Tensor, query: Tensor, edges: Edges, tree: CodeTree) -> Tensor:
         """Logits (E,) of the codes along edges from M nodes, float32.
@@ -169,6 +187,7 @@ class CodeDecoder(nn.Module):
         num_layers: blocks.
         dropout: on residual branches.
         head_width: of its blocks; the width over the heads if 0.
+        norm: as in :class:`CodeHeads`.
     """
 
     def __init__(
@@ -182,6 +201,7 @@ class CodeDecoder(nn.Module):
         num_layers: int,
         dropout: float,
         head_width: int = 0,
+        norm: str = "valid",
     ) -> None:
         super().__init__()
         self.num_codes = num_codes
@@ -195,7 +215,7 @@ class CodeDecoder(nn.Module):
 
         self.blocks = nn.ModuleList(block() for _ in range(num_layers))
         self.norm = RMSNorm(width)
-        self.heads = CodeHeads(num_codes, width)
+        self.heads = CodeHeads(num_codes, width, norm)
 
     def forward(
         self,

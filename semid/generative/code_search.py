@@ -55,7 +55,7 @@ class SearchState:
 
 @dataclass(frozen=True, eq=False)
 class CodeSearch:
-    """Log-probabilities of codes level by level, as in training those of the children that exist.
+    """Log-probabilities of codes level by level, normalised as in training.
 
     Attributes:
         reader: trained.
@@ -83,14 +83,17 @@ class CodeSearch:
 
     def log_probs(self, cache: SearchState) -> Tensor:
         """(M, K) of the next codes, -inf for those that no item goes on with."""
-        logits = self.reader.heads.row_logits(cache.level, cache.hidden, cache.query, cache.nodes, self.tree)
-        return F.log_softmax(logits, dim=-1)
+        return self.reader.heads.row_log_probs(cache.level, cache.hidden, cache.query, cache.nodes, self.tree)
 
     def edge_log_probs(self, cache: SearchState, beams: slice, edges: Edges) -> Tensor:
         """(E,) of the codes that lead from some of the M beams to all their children."""
-        width = cache.nodes.shape[1]
-        hidden, query = cache.hidden[beams], cache.query[beams.start // width : beams.stop // width]
-        logits = self.reader.heads.edge_logits(cache.level, hidden, query, edges, self.tree)
+        users = slice(beams.start // cache.nodes.shape[1], beams.stop // cache.nodes.shape[1])
+        heads, hidden, query = self.reader.heads, cache.hidden[beams], cache.query[users]
+        if heads.norm == "full":
+            logits = heads.logits(cache.level, hidden, query, cache.nodes[users].flatten(), self.tree)
+            codes = self.tree.trie.levels[cache.level].codes[edges.children].long()
+            return F.log_softmax(logits, dim=-1)[edges.owner, codes]
+        logits = heads.edge_logits(cache.level, hidden, query, edges, self.tree)
         distinct = self.tree.trie.distinct(cache.level, edges)
         counted = logits if distinct is None else logits.masked_fill(~distinct, -torch.inf)
         return logits - _log_sum_exp(counted, edges.owner, len(hidden))[edges.owner]

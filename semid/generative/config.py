@@ -179,6 +179,8 @@ class ModelConfig:
         full_softmax_items: catalogues up to this size are trained with the full softmax.
         node_vector_items: in catalogues up to this size the code decoder also compares the state with the items
             under each child; takes about three times the memory of the item vectors.
+        code_norm: what the probabilities of a code sum to one over: ``valid``, the codes that some item goes on with,
+            or ``full``, all codes of the level, as where a decoder knows nothing of the catalogue.
         negatives: how many of each kind stand in the bank of larger catalogues beside the positives of the batch:
             uniform, popular, recent, hard.
         scale: initial inverse temperature of the cosine; learned.
@@ -209,6 +211,7 @@ class ModelConfig:
     similarity: str = "cosine"
     full_softmax_items: int = 50_000
     node_vector_items: int = 1_000_000
+    code_norm: str = "valid"
     negatives: tuple[tuple[str, int], ...] = (("uniform", 4096),)
     scale: float = 15.0
 
@@ -227,6 +230,7 @@ class ModelConfig:
         _check_choice("layout", self.layout, ("item", "code"))
         _check_choice("contrastive", self.contrastive, ("bank", "pairs", "binary"))
         _check_choice("similarity", self.similarity, ("cosine", "dot"))
+        _check_choice("code_norm", self.code_norm, ("valid", "full"))
         self._check_losses()
         self._check_features()
 

@@ -50,7 +50,7 @@ class Model(nn.Module):
         by_codes = config.layout == "code"
         self.trunk = Trunk(config, actions, 1 + levels if by_codes else 1)
         self.code_tokens = EmbeddingTables(catalogue.num_codes, width) if by_codes else None
-        self.code_heads = CodeHeads(catalogue.num_codes, width) if by_codes else None
+        self.code_heads = CodeHeads(catalogue.num_codes, width, config.code_norm) if by_codes else None
         self.condition = NextActionCondition(actions, width) if "late" in config.action.condition else None
         self.action_head = nn.Linear(2 * width, actions) if actions > 1 else None
         self.log_scale = nn.Parameter(torch.tensor(config.scale).log(), requires_grad=config.similarity == "cosine")
@@ -208,4 +208,5 @@ def _code_decoder(config: ModelConfig, num_codes: tuple[int, ...]) -> CodeDecode
         hidden=config.inner,
         num_layers=config.decoder_layers,
         dropout=config.dropout,
+        norm=config.code_norm,
     )

@@ -20,10 +20,10 @@ from semid.generative.trie import CodeTrie
 WIDTH, SIZES = 16, (3, 4, 2, 5)
 
 
-def random_decoder(sizes: tuple[int, ...] = SIZES, num_layers: int = 2) -> CodeDecoder:
+def random_decoder(sizes: tuple[int, ...] = SIZES, num_layers: int = 2, norm: str = "valid") -> CodeDecoder:
     torch.manual_seed(len(sizes))
     decoder = CodeDecoder(
-        sizes, width=WIDTH, num_heads=4, num_kv_heads=2, hidden=24, num_layers=num_layers, dropout=0.5
+        sizes, width=WIDTH, num_heads=4, num_kv_heads=2, hidden=24, num_layers=num_layers, dropout=0.5, norm=norm
     )
     for parameter in decoder.parameters():
         parameter.data = torch.randn(parameter.shape) * 0.5
@@ -122,6 +122,25 @@ def test_logits_are_the_plain_ones_plus_the_cosine_of_state_and_mean_item(build:
 
 @torch.no_grad()
 @pytest.mark.parametrize("vectors", [False, True])
+def test_normed_over_all_codes_those_of_no_item_have_the_plain_logits(build: Any, vectors: bool) -> None:
+    decoder, full, ids, state = random_decoder(), random_decoder(norm="full"), some_items(12), torch.randn(12, WIDTH)
+    codes, tree = torch.from_numpy(ids.codes).long(), tree_of(ids, vectors=vectors)
+    valid, plain = (build.code_logits(decoder, state, codes, of) for of in (tree, full_tree()))
+    for level, logits in enumerate(build.code_logits(full, state, codes, tree)):
+        expected = torch.where(valid[level].isfinite(), valid[level], plain[level])
+        assert level == 0 or not valid[level].isfinite().all()
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    scores = scores_of_all(full, state, tree)
+    assert (scores.exp().sum(1) < 0.99).all()
+    levels = log_probabilities(build, full, state, codes, tree)
+    total = sum(part.gather(1, codes[:, level, None])[:, 0] for level, part in enumerate(levels))
+    torch.testing.assert_close(scores.diagonal(), total, rtol=1e-4, atol=1e-5)
+    found = beam_search(CodeSearch(full, tree), state, tree.trie, beam=12, k=12)
+    torch.testing.assert_close(found.scores, scores.sort(dim=1, descending=True).values)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vectors", [False, True])
 def test_score_is_the_sum_of_the_chosen_log_probabilities(build: Any, vectors: bool) -> None:
     decoder, ids, state = random_decoder(), some_items(), torch.randn(2, WIDTH)
     tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes[:6]).long()
@@ -164,10 +183,13 @@ def test_later_codes_do_not_change_earlier_levels(build: Any) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("norm", ["valid", "full"])
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("vectors", [False, True])
-def test_steps_with_beams_and_parents_equal_teacher_forcing(build: Any, num_layers: int, vectors: bool) -> None:
-    decoder, ids = random_decoder(num_layers=num_layers), some_items()
+def test_steps_with_beams_and_parents_equal_teacher_forcing(
+    build: Any, num_layers: int, vectors: bool, norm: str
+) -> None:
+    decoder, ids = random_decoder(num_layers=num_layers, norm=norm), some_items()
     tree = tree_of(ids, vectors=vectors)
     search, generator, batch = CodeSearch(decoder, tree), np.random.default_rng(1), 3
     state = torch.randn(batch, WIDTH)
@@ -194,9 +216,10 @@ def test_steps_with_beams_and_parents_equal_teacher_forcing(build: Any, num_laye
             forced = torch.tensor([[*prefixes[user][beam], *[0] * (4 - level)]])
             expected = log_probabilities(build, decoder, state[user : user + 1], forced, tree)[level][0]
             here = edges.owner == user * beams + beam
-            assert expected.isfinite().sum() == here.sum()
+            assert norm == "full" or expected.isfinite().sum() == here.sum()
             torch.testing.assert_close(along[here], expected[codes[here]], rtol=1e-4, atol=1e-5)
             if rows is not None:
+                expected[torch.isin(torch.arange(SIZES[level]), codes[here], invert=True)] = -torch.inf
                 torch.testing.assert_close(rows[user * beams + beam], expected, rtol=1e-4, atol=1e-5)
     assert rows is not None
 
@@ -215,10 +238,13 @@ def test_beam_search_scores_are_those_of_teacher_forcing(vectors: bool) -> None:
     assert found.exact.all()
 
 
+@pytest.mark.parametrize("norm", ["valid", "full"])
 @pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize("sizes", [(6,), SIZES])
-def test_the_loss_and_its_slope_are_those_of_the_logits(build: Any, sizes: tuple[int, ...], vectors: bool) -> None:
-    decoder = random_decoder(sizes)
+def test_the_loss_and_its_slope_are_those_of_the_logits(
+    build: Any, sizes: tuple[int, ...], vectors: bool, norm: str
+) -> None:
+    decoder = random_decoder(sizes, norm=norm)
     ids = some_items() if sizes == SIZES else SemanticIds(np.array([[0], [2], [5]], np.int32), sizes)
     tree, codes = tree_of(ids, vectors=vectors), torch.from_numpy(ids.codes).long()
     state = torch.randn(len(codes), WIDTH, requires_grad=True)
