@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from semid.generative.losses import equal_pairs, softmax_loss
-from semid.generative.optim import matrix_dtype
+from semid.generative.precision import matrix_dtype
 
 _CHUNK_ROWS = 64
 

@@ -31,7 +31,7 @@ from semid.data.dataset import Dataset
 from semid.generative.catalogue import Catalogue, ListColumn
 from semid.generative.config import ModelConfig
 from semid.generative.model import Model
-from semid.generative.optim import matrix_dtype
+from semid.generative.precision import matrix_dtype
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig, Trainer
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer

@@ -35,7 +35,7 @@ from semid.generative.catalogue import Catalogue
 from semid.generative.config import ModelConfig
 from semid.generative.histories import TokenBatch
 from semid.generative.model import Model
-from semid.generative.optim import matrix_dtype
+from semid.generative.precision import matrix_dtype
 from semid.generative.train import TrainConfig, Trainer
 
 RECBOLE_LENGTH = 50

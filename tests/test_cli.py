@@ -313,6 +313,35 @@ def test_a_beam_may_be_as_wide_as_proofs_take(inside, semid, succeeded):
     assert "neither a number like 50 nor exact" in semid("generate", "--beam", "wide").output
 
 
+def test_generate_gives_allowed_items_alone(inside, semid, succeeded):
+    """In every mode, the index of ANN included; a run made among others is not gone on with."""
+    plain = [json.loads(line) for line in succeeded("generate").splitlines()]
+    banned = sorted({item for row in plain for item in row["items"][:1]})
+    Path("banned.csv").write_text("\n".join(["item_id", *map(str, banned)]))
+    modes = ("--mode", "generative,ann,hybrid")
+    denied = [json.loads(line)["items"] for line in succeeded("generate", *modes, "--deny", "banned.csv").splitlines()]
+    assert not set(banned) & {item for items in denied for item in items}
+    few = ("--top-k", "2", "--allow", "banned.csv")
+    allowed = [json.loads(line)["items"] for line in succeeded("generate", *modes, *few).splitlines()]
+    assert {len(items) for items in allowed} == {min(2, len(banned))}
+    assert {item for items in allowed for item in items} <= set(banned)
+    failed = semid("generate", "--allow", "banned.csv", "--deny", "banned.csv")
+    assert failed.exit_code == 1
+    assert "candidates is left by --allow banned.csv" in failed.output
+
+
+def test_generate_in_bf16(inside, succeeded, semid):
+    """Rounded, but of the same model."""
+    exact, rounded = (
+        [json.loads(line) for line in succeeded("generate", "--precision", precision).splitlines()]
+        for precision in ("float32", "bfloat16")
+    )
+    kept = [len({*a["items"]} & {*b["items"]}) / len(a["items"]) for a, b in zip(exact, rounded, strict=True)]
+    assert np.mean(kept) > 0.8
+    assert [row["scores"] for row in exact] != [row["scores"] for row in rounded]
+    assert "precision='half' must be auto, float32 or bfloat16" in semid("generate", "--precision", "half").output
+
+
 def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
     # More items asked for than the filter leaves: nothing to fill from either.
     count = len(Dataset.open("data").candidates)

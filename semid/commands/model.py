@@ -110,6 +110,8 @@ def generate(
         ),
     ] = ("generative",),
     filter_seen: options.FilterSeen = False,
+    allow: options.Allow = None,
+    deny: options.Deny = None,
     action: options.Action = "usual",
     eta: options.Eta = None,
     budget: Annotated[
@@ -123,6 +125,7 @@ def generate(
     ] = (),
     fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
+    precision: options.Precision = "float32",
     device: options.Device = "cpu",
     out: Annotated[
         Path | None,
@@ -135,6 +138,7 @@ def generate(
     from semid.generative.recommender import GenerativeRecommender
     from semid.pipeline.answering import AnswerConfig, Answerer
     from semid.pipeline.histories import HistoryReader, queries_of_split
+    from semid.pipeline.item_lists import restrict
     from semid.pipeline.recommending import write_recommendations
     from semid.pipeline.resultfiles import check_result_path
 
@@ -154,7 +158,10 @@ def generate(
     )
     options.check_device(device)
     dataset = Dataset.open(data)
-    answerer = Answerer(GenerativeRecommender.load(model, device), config)
+    recommender = GenerativeRecommender.load(model, device, precision)
+    if allow is not None or deny is not None:
+        recommender = recommender.among(restrict(recommender.candidates, dataset, allow=allow, deny=deny))
+    answerer = Answerer(recommender, config)
 
     def batches() -> "Iterator[QueryBatch]":
         return queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
@@ -189,6 +196,7 @@ def compare(
     eta: options.Eta = None,
     fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
+    precision: options.Precision = "float32",
     queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
     device: options.Device = "cpu",
     json: options.Json = None,
@@ -210,7 +218,7 @@ def compare(
     )
     options.check_device(device)
     dataset = Dataset.open(data)
-    answerer = Answerer(GenerativeRecommender.load(model, device), config)
+    answerer = Answerer(GenerativeRecommender.load(model, device, precision), config)
     with progress_bar() as progress:
         comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries, progress=progress)
     if json != STDOUT:

@@ -162,6 +162,24 @@ Beam = Annotated[
     ),
 ]
 FilterSeen = Annotated[bool, typer.Option("--filter-seen", help="Never recommend what is in the history.")]
+Allow = Annotated[
+    str | None,
+    typer.Option(
+        "--allow",
+        metavar="FILE[:COLUMN=VALUE,…]",
+        show_default=False,
+        help="Recommend only items of this .parquet or .csv (column item_id), or those with a value in a column.",
+    ),
+]
+Deny = Annotated[
+    str | None,
+    typer.Option(
+        "--deny", metavar="FILE[:COLUMN=VALUE,…]", show_default=False, help="Never recommend the items of this file."
+    ),
+]
+Precision = Annotated[
+    str, typer.Option("--precision", help="Of matrix products: float32, bfloat16, or auto, the faster one here.")
+]
 Action = Annotated[str, typer.Option("--action", help="Wanted next action: a name, usual, or any.")]
 Eta = Annotated[
     float | None,

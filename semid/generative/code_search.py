@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semid.generative.code_decoder import CodeHeads, CodeTree
+from semid.generative.precision import products_in
 from semid.generative.trie import Edges
 
 
@@ -60,14 +61,18 @@ class CodeSearch:
     Attributes:
         reader: trained.
         tree: the catalogue.
+        dtype: of the reader's matrix products; probabilities are float32 in any case.
     """
 
     reader: CodeReader
     tree: CodeTree
+    dtype: torch.dtype = torch.float32
 
     def first(self, state: Tensor) -> tuple[Tensor, SearchState]:
         """Log-probabilities (B, K_1) of the first code, from trunk states (B, D)."""
-        hidden, past = self.reader.first(state)
+        with products_in(self.dtype, state.device):
+            hidden, past = self.reader.first(state)
+        hidden = hidden.float()
         query = F.normalize(state.float(), dim=-1)
         nodes = torch.zeros(len(state), 1, dtype=torch.int64, device=state.device)
         logits = self.reader.heads.logits(0, hidden, query, nodes[:, 0], self.tree)
@@ -78,8 +83,9 @@ class CodeSearch:
         before = cache.nodes.shape[1]
         rows = (parents + torch.arange(len(parents), device=parents.device)[:, None] * before).flatten()
         codes = self.tree.trie.levels[cache.level].codes[nodes.flatten()].long()
-        hidden, past = self.reader.next(cache.past, rows, codes)
-        return SearchState(cache.level + 1, past, hidden, cache.query, nodes)
+        with products_in(self.dtype, nodes.device):
+            hidden, past = self.reader.next(cache.past, rows, codes)
+        return SearchState(cache.level + 1, past, hidden.float(), cache.query, nodes)
 
     def log_probs(self, cache: SearchState) -> Tensor:
         """(M, K) of the next codes, -inf for those that no item goes on with."""

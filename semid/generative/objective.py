@@ -16,6 +16,7 @@ from semid.generative.histories import TokenBatch
 from semid.generative.losses import action_loss, pair_loss, softmax_loss
 from semid.generative.model import Model
 from semid.generative.negatives import NegativeSampler
+from semid.generative.precision import products_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Objective:
             tree: for the code decoder, made a few steps ago, where not all items are encoded at each step.
         """
         model, catalogue = self.model, self.catalogue
-        with torch.autocast(batch.items.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with products_in(self.dtype, batch.items.device):
             everything = None
             if model.trains_all_items(catalogue):
                 everything = model.items(catalogue, torch.arange(catalogue.num_items, device=batch.items.device))

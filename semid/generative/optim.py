@@ -1,4 +1,4 @@
-"""Optimisers, clipping, learning-rate schedule, and the precision of matrix products."""
+"""Optimisers, clipping and learning-rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -107,21 +107,3 @@ def learning_rate_factor(step: int, total_steps: int, warmup_share: float) -> fl
         return (step + 1) / warmup
     progress = min((step - warmup) / max(1, total_steps - warmup), 1.0)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def matrix_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: ``"float32"``, ``"bfloat16"``, or ``"auto"`` for the faster one here.
-
-    bf16 is the faster one on GPUs and on CPUs with bf16 matrix or dot-product units.
-    """
-    if precision == "float32":
-        return torch.float32
-    if precision == "bfloat16" or device.type == "cuda":
-        return torch.bfloat16
-    return torch.bfloat16 if _has_bf16_units() else torch.float32
-
-
-def _has_bf16_units() -> bool:
-    """Whether the CPU multiplies bf16 matrices natively; torch keeps these probes private and may rename them."""
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(hasattr(torch.cpu, probe) and getattr(torch.cpu, probe)() for probe in probes)

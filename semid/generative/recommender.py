@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from semid.generative.item_filter import ItemFilter
 from semid.generative.item_scores import score_items
 from semid.generative.layers import KeyValues, Past
 from semid.generative.model import Model
+from semid.generative.precision import check_precision, matrix_dtype, products_in
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
 from semid.generative.trunk_decoder import TrunkDecoder
 from semid.ranking import Ranking
@@ -74,6 +76,7 @@ class GenerativeRecommender:
         catalogue: codes and features of every item and user.
         candidates: (C,) item rows that may be recommended.
         action_names: of the dataset.
+        dtype: of the matrix products over histories and beams; all scores are float32.
 
     Attributes:
         transitions: what follows what in training histories; None if that is not told.
@@ -82,11 +85,17 @@ class GenerativeRecommender:
     """
 
     def __init__(
-        self, model: Model, catalogue: Catalogue, candidates: np.ndarray, action_names: Sequence[str]
+        self,
+        model: Model,
+        catalogue: Catalogue,
+        candidates: np.ndarray,
+        action_names: Sequence[str],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model, self.catalogue = model.eval(), catalogue
         self.candidates = np.asarray(candidates, np.int64)
         self.action_names = tuple(action_names)
+        self.dtype = dtype
         self.transitions: Transitions | None = None
         self.weights: Mapping[str, Mapping[str, float]] = {}
         self.usual_action = ANY_ACTION
@@ -96,6 +105,13 @@ class GenerativeRecommender:
         """Forget the item vectors; call after the model has been trained on."""
         for name in ("item_vectors", "_item_vectors", "_tree", "_least_differences"):
             self.__dict__.pop(name, None)
+
+    def among(self, candidates: np.ndarray) -> "GenerativeRecommender":
+        """The same, recommending no other items than these rows (C,)."""
+        other = copy(self)
+        other.candidates = np.asarray(candidates, np.int64)
+        other.__dict__.pop("_allowed", None)
+        return other
 
     @cached_property
     def _allowed(self) -> ItemFilter | None:
@@ -122,7 +138,8 @@ class GenerativeRecommender:
 
     def _search(self, states: QueryStates, rows: np.ndarray) -> CodeSearch:
         """What beam search asks of some of the queries."""
-        return CodeSearch(self.model.code_decoder or self._trunk_decoder(states, rows, states.action), self._tree)
+        reader = self.model.code_decoder or self._trunk_decoder(states, rows, states.action)
+        return CodeSearch(reader, self._tree, self.dtype)
 
     def blocks(self, queries: Queries) -> list[np.ndarray]:
         """Rows of queries that are best encoded together.
@@ -166,11 +183,15 @@ class GenerativeRecommender:
             part = slice(first, first + self._queries_at_once)
             rows_there = batch.rows(part)
             tokens = rows_there.items.shape[1]
-            states, past = self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])
+            with self._products():
+                states, past = self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])
             pasts.append(past)
-            lasts.append(states[torch.arange(len(states), device=states.device), last[part], -1])
+            lasts.append(states[torch.arange(len(states), device=states.device), last[part], -1].float())
         history = [KeyValues.concatenate(layers) for layers in zip(*pasts, strict=True)]
         return TrunkDecoder.of(self.model, batch, history, told), torch.cat(lasts)
+
+    def _products(self) -> torch.autocast:
+        return products_in(self.dtype, self.catalogue.codes.device)
 
     @property
     def _queries_at_once(self) -> int:
@@ -234,7 +255,8 @@ class GenerativeRecommender:
         lasts = torch.arange(len(batch.items), device=batch.items.device), batch.last_tokens()
 
         def last(wanted: int) -> Tensor:
-            return self.model.states(batch, self.catalogue, told=_told(batch, wanted))[lasts]
+            with self._products():
+                return self.model.states(batch, self.catalogue, told=_told(batch, wanted))[lasts].float()
 
         state = last(action)
         again = self.judges_actions and self.model.config.action.in_trunk
@@ -311,7 +333,9 @@ class GenerativeRecommender:
             if self.model.code_heads is None:
                 state = untold[queries, None].expand(-1, rows.shape[1], -1)
             else:
-                state = self._trunk_decoder(states, queries, 0).after(self.catalogue.codes[rows])
+                decoder = self._trunk_decoder(states, queries, 0)
+                with self._products():
+                    state = decoder.after(self.catalogue.codes[rows]).float()
             logits = self.model.action_logits(state, self._item_vectors[rows])
             return logits.float().log_softmax(-1)[..., action - 1]
 
@@ -403,12 +427,18 @@ class GenerativeRecommender:
             }
 
     @staticmethod
-    def load(path: str | Path, device: str | torch.device = "cpu") -> "GenerativeRecommender":
+    def load(
+        path: str | Path, device: str | torch.device = "cpu", precision: str = "float32"
+    ) -> "GenerativeRecommender":
         """Open a saved recommender.
 
+        Args:
+            precision: ``float32``, ``bfloat16``, or ``auto`` for the faster one on this device.
+
         Raises:
-            InputError: no model there, another version, or a damaged file.
+            InputError: no model there, another version, a damaged file, or an unknown precision.
         """
+        check_precision(precision)
         artifact = open_artifact(Path(path), KIND)
         arrays = artifact.load_arrays("catalogue.safetensors")
         candidates = arrays.pop("candidates")
@@ -421,7 +451,8 @@ class GenerativeRecommender:
             model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         except RuntimeError:
             raise InputError(f"The weights in {path} do not fit its configuration: train the model again.") from None
-        recommender = GenerativeRecommender(model.to(device), catalogue, candidates, artifact.details["action_names"])
+        dtype, names = matrix_dtype(precision, torch.device(device)), artifact.details["action_names"]
+        recommender = GenerativeRecommender(model.to(device), catalogue, candidates, names, dtype)
         recommender.weights = artifact.details["weights"]
         if _TRANSITIONS in artifact.files:
             recommender.transitions = Transitions.from_arrays(artifact.load_arrays(_TRANSITIONS))

@@ -25,7 +25,8 @@ from semid.generative.model import Model
 from semid.generative.moe import dead_experts_warning, load_facts
 from semid.generative.negatives import NegativeSampler
 from semid.generative.objective import Objective
-from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
+from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor
+from semid.generative.precision import check_precision, matrix_dtype
 from semid.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -101,8 +102,7 @@ class TrainConfig:
             raise InputError(
                 "learning_rate and clip must be above 0, weight_decay at least 0, warmup_share between 0 and 1."
             )
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(f"precision={self.precision!r} must be auto, float32 or bfloat16.")
+        check_precision(self.precision)
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,8 @@ def write_recommendations(
     artifacts = (answerer.recommender.artifact, dataset.artifact)
     made_from = {
         "checksums": [artifact.checksum if artifact else None for artifact in artifacts],
+        "candidates": crc32(answerer.recommender.candidates.tobytes()),
+        "precision": str(answerer.recommender.dtype),
         "modes": list(modes),
         "answers": asdict(answerer.config) | {"budget": [list(part) for part in answerer.config.budget]},
         "source": [str(source), source.stat().st_size, source.stat().st_mtime_ns] if source else None,

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from semid.generative import optim
 from semid.generative.catalogue import Catalogue
 from semid.generative.moe import MoEConfig
-from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor, matrix_dtype
+from semid.generative.optim import Optimizers, clip_gradients, learning_rate_factor
 
 
 def test_schedule_by_hand() -> None:
@@ -97,14 +96,3 @@ def test_clipping_counts_sparse_gradients_too() -> None:
     assert float(weight.grad) == pytest.approx(4.0, abs=1e-5)
     assert float(clip_gradients([table.weight, weight], 100.0)) == pytest.approx(5.0, abs=1e-4)
     assert float(weight.grad) == pytest.approx(4.0, abs=1e-5)
-
-
-@pytest.mark.parametrize("fast", [False, True])
-def test_precision(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.setattr(optim.torch.cpu, probe, lambda: fast, raising=False)
-    assert matrix_dtype("auto", cpu) == (torch.bfloat16 if fast else torch.float32)
-    assert matrix_dtype("auto", gpu) == torch.bfloat16
-    assert matrix_dtype("float32", gpu) == torch.float32
-    assert matrix_dtype("bfloat16", cpu) == torch.bfloat16

@@ -388,3 +388,24 @@ def test_the_model_is_put_into_evaluation_mode(build: Any, rich: Dataset, catalo
     model: Model = build.model(catalogue).train()
     GenerativeRecommender(model, catalogue, rich.candidates, rich.action_names)
     assert not model.training
+
+
+@pytest.mark.parametrize("layout", ["item", "code"])
+def test_products_in_bf16_change_scores_by_their_rounding(
+    build: Any, rich: Dataset, catalogue: Catalogue, queries: Queries, layout: str
+) -> None:
+    """All log-probabilities, told an action and not, are near those of float32, and sums stay float32."""
+    model = build.model(catalogue, layout=layout)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        made = GenerativeRecommender(model, catalogue, ALL_ITEMS, rich.action_names, dtype)
+        states = made.encode(queries, "buy")
+        assert states.states.dtype == torch.float32
+        by_search = made.generate(states, beam=24, k=24)
+        assert by_search.scores.dtype == np.float32
+        every = made.code_scores(states, everyone(states))
+        tolerance = 1e-4 if dtype == torch.float32 else 0.05
+        np.testing.assert_allclose(by_search.scores, -np.sort(-every), rtol=0, atol=tolerance)
+        found.append(np.stack([every, made.action_scores(states, everyone(states))]))
+    error = np.abs(found[0] - found[1])
+    assert 1e-4 < error.max() < 0.15

@@ -87,11 +87,24 @@ def find_table(folder: Path, stem: str) -> TableFile | None:
     Raises:
         InputError: it cannot be read.
     """
-    for suffix, opener in ((".parquet", _open_parquet), (".csv", _open_csv)):
+    for suffix, opener in _OPENERS.items():
         path = folder / f"{stem}{suffix}"
         if path.is_file():
             return opener(path)
     return None
+
+
+def open_table(path: Path) -> TableFile:
+    """A ``.parquet`` or ``.csv`` file.
+
+    Raises:
+        InputError: another suffix, no such file, or it cannot be read.
+    """
+    if path.suffix not in _OPENERS:
+        raise InputError(f"{path} has the suffix {path.suffix!r}: tables are .parquet or .csv files.")
+    if not path.is_file():
+        raise InputError(f"There is no file {path}: correct the path.")
+    return _OPENERS[path.suffix](path)
 
 
 def _open_parquet(path: Path) -> TableFile:
@@ -114,6 +127,9 @@ def _open_csv(path: Path) -> TableFile:
                 floating[name] &= _all_match(batch[name], _FLOAT_PATTERN)
     types = [pa.int64() if integer[n] else pa.float64() if floating[n] else pa.string() for n in names]
     return TableFile(path, pa.schema(list(zip(names, types, strict=True))), num_rows)
+
+
+_OPENERS = {".parquet": _open_parquet, ".csv": _open_csv}
 
 
 def _all_match(values: pa.Array, pattern: str) -> bool:
