@@ -319,7 +319,9 @@ def test_generate_gives_allowed_items_alone(inside, semid, succeeded):
     banned = sorted({item for row in plain for item in row["items"][:1]})
     Path("banned.csv").write_text("\n".join(["item_id", *map(str, banned)]))
     modes = ("--mode", "generative,ann,hybrid")
-    denied = [json.loads(line)["items"] for line in succeeded("generate", *modes, "--deny", "banned.csv").splitlines()]
+    denied = [
+        json.loads(line)["items"] for line in succeeded("generate", *modes, "--deny", "banned.csv").splitlines()
+    ]
     assert not set(banned) & {item for items in denied for item in items}
     few = ("--top-k", "2", "--allow", "banned.csv")
     allowed = [json.loads(line)["items"] for line in succeeded("generate", *modes, *few).splitlines()]

@@ -18,6 +18,7 @@ from semid.generative.layers import (
     join_heads,
     mix_shared,
     split_heads,
+    token_of,
 )
 from semid.generative.moe import MoE
 
@@ -53,9 +54,13 @@ class Block(nn.Module):
         self.attention_norm, self.feed_forward_norm = before(width), before(width)
         self.attention_sum, self.feed_forward_sum = after(width), after(width)
 
-    def forward(self, x_BTD: Tensor, view: View, past: Past | None = None) -> tuple[Tensor, Past]:
+    def forward(
+        self, x_BTD: Tensor, view: View, past: Past | None = None, only: Tensor | None = None
+    ) -> tuple[Tensor, Past]:
         """See :meth:`semid.generative.layers.Attention.forward`."""
-        mixed, cache = self.attention(self.attention_norm(x_BTD), view, past)
+        mixed, cache = self.attention(self.attention_norm(x_BTD), view, past, only)
+        if only is not None:
+            x_BTD, view = token_of(x_BTD, only), view.at(only)
         x_BTD = self.attention_sum(x_BTD + self.dropout(mixed))
         normed = self.feed_forward_norm(x_BTD)
         if isinstance(self.feed_forward, MoE):
@@ -87,16 +92,21 @@ class HSTUBlock(nn.Module):
         self.norm = RMSNorm(width) if norm == "pre" else nn.Identity()
         self.sum_norm = nn.LayerNorm(width) if norm == "post" else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, view: View, past: Past | None = None) -> tuple[Tensor, Past]:
+    def forward(
+        self, x_BTD: Tensor, view: View, past: Past | None = None, only: Tensor | None = None
+    ) -> tuple[Tensor, Past]:
         """See :meth:`semid.generative.layers.Attention.forward`."""
         gate, *parts = F.silu(self.expand(self.norm(x_BTD))).chunk(4, dim=-1)
         value, query, key = (split_heads(part, self.num_heads) for part in parts)
         query, key = view.rotated(query), view.rotated(key)
         cache = KeyValues(key, value).after(past)
+        if only is not None:
+            x_BTD, gate, view = token_of(x_BTD, only), token_of(gate, only), view.at(only)
+            query = query[torch.arange(len(only), device=only.device), :, only][:, :, None]
         if isinstance(cache, SharedPast):
             mixed = join_heads(mix_shared(query, cache, view, _silu_of_scores))
         else:
-            mixed = join_heads(pointwise_attend(query, cache.keys, cache.values, view.mask, view.bias))
+            mixed = join_heads(pointwise_attend(query, cache.keys, cache.values, view))
         changed = self.output(self.inner_norm(mixed) * gate)
         return self.sum_norm(x_BTD + self.dropout(changed)), cache
 
@@ -105,11 +115,9 @@ def _silu_of_scores(scores: Tensor) -> Tensor:
     return F.silu(scores.clamp(min=-1e4))  # of -inf it would be NaN, and its gradient too
 
 
-def pointwise_attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+def pointwise_attend(query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
     """Σ SiLU(q · k / √C + bias) v over the tokens allowed: (B, H, T, C) and (B, H, S, C) → (B, H, T, C)."""
     scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)).float()
-    if bias is not None:
-        scores = scores + bias
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    if view.added is not None:
+        scores = scores + view.added
     return _silu_of_scores(scores).to(value.dtype) @ value

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, D width, H query heads, G key/value heads, C width of 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -125,19 +126,19 @@ def rotary_table(positions: Tensor, head_width: int, base: float = 10_000.0) -> 
         head_width: C, even.
 
     Returns:
-        (B, 1, T, C) each, the two halves of C holding the same angles.
+        (B, 1, T, C / 2) each.
     """
     frequency = base ** (-torch.arange(0, head_width, 2, device=positions.device) / head_width)
     angle = positions[:, None, :, None].float() * frequency
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply rotary positions to (B, H, T, C) queries or keys."""
+    """Apply rotary positions to (B, H, T, C) queries or keys, whose halves are turned into each other."""
     cos, sin = table
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).chunk(2, dim=-1)
+    turned = [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)]
+    return torch.cat(turned, dim=-1).to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,31 +157,46 @@ class View:
     bias: Tensor | None = None
     segments: Tensor | None = None
 
+    @cached_property
+    def added(self) -> Tensor | None:
+        """(B, H or 1, T, S) float added to the scores, -inf where attention is not allowed."""
+        if self.mask is None:
+            return self.bias
+        bias = torch.zeros(self.mask.shape, device=self.mask.device) if self.bias is None else self.bias
+        return bias.masked_fill(~self.mask, -torch.inf)
+
+    def at(self, tokens: Tensor) -> "View":
+        """Of one new token (B,) of each row."""
+        rows = torch.arange(len(tokens), device=tokens.device)
+
+        def of(values: Tensor) -> Tensor:
+            return values.expand(len(tokens), *values.shape[1:])[rows, :, tokens][:, :, None]
+
+        return View(
+            table=None if self.table is None else (of(self.table[0]), of(self.table[1])),
+            mask=None if self.mask is None else of(self.mask),
+            bias=None if self.bias is None else of(self.bias),
+            segments=None if self.segments is None else self.segments[rows, tokens, None],
+        )
+
     def rotated(self, x: Tensor) -> Tensor:
         """(B, H, T, C) queries or keys at their positions."""
         return x if self.table is None else rotate(x, self.table)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention of (B, H, T, C) queries to (B, G, S, C) keys and values. (B, H, T, C)
-
-    Args:
-        mask, bias: as in :class:`View`.
-    """
+def attend(query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
+    """Softmax attention of (B, H, T, C) queries to (B, G, S, C) keys and values. (B, H, T, C)"""
     batch, heads, tokens, width = query.shape
     groups = heads // key.shape[1]
     if query.device.type != "cpu" or key.shape[2] > _MOST_STORED_TOKENS:
         key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
-        if bias is not None:
-            mask = bias.to(query.dtype) if mask is None else bias.to(query.dtype).masked_fill(~mask, -torch.inf)
+        mask = view.mask if view.bias is None or view.added is None else view.added.to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On CPUs the fused kernel is several times slower than its products one by one, as long as rows are short.
     grouped = (query * width**-0.5).reshape(batch, key.shape[1], groups * tokens, width)
     scores = _products(grouped, key).float().view(batch, heads, tokens, -1)
-    if bias is not None:
-        scores = scores + bias
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    if view.added is not None:
+        scores = scores + view.added
     shares = torch.softmax(scores, dim=-1).to(value.dtype)
     return _mixed(shares.view(batch, key.shape[1], groups * tokens, -1), value).view(query.shape)
 
@@ -226,10 +242,8 @@ def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Ten
     to_own = _products(own_query, past.own.keys).view(users, beams, groups, heads // groups, -1)
     scores = torch.cat([to_history, to_own.transpose(1, 2)], dim=-1).float()  # (B, G, W, H/G, S + T)
     scores = scores.transpose(2, 3).reshape(users, heads, beams, -1)
-    if view.bias is not None:
-        scores = scores + view.bias
-    if view.mask is not None:
-        scores = scores.masked_fill(~view.mask, -torch.inf)
+    if view.added is not None:
+        scores = scores + view.added
     weights = weigh(scores).to(query.dtype).view(users, groups, -1, beams, scores.shape[-1]).transpose(2, 3)
     shared, own = weights[..., :tokens], weights[..., tokens:]
     mixed = (shared.reshape(users, groups, -1, tokens) @ past.shared.values).view(users, groups, beams, -1, width)
@@ -281,28 +295,40 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(self.head_width) if qk_norm else None
         self.key_norm = RMSNorm(self.head_width) if qk_norm else None
 
-    def forward(self, x_BTD: Tensor, view: View, past: Past | None = None) -> tuple[Tensor, Past]:
+    def forward(
+        self, x_BTD: Tensor, view: View, past: Past | None = None, only: Tensor | None = None
+    ) -> tuple[Tensor, Past]:
         """Attend from T new tokens to themselves and the past.
 
         Args:
             x_BTD: new tokens.
             view: what they see.
             past: keys and values of earlier tokens.
+            only: (B,) the one token of each row that attends; all of them without it.
 
         Returns:
-            (B, T, D) and the keys and values of all tokens.
+            (B, T, D), or (B, 1, D), and the keys and values of all tokens.
         """
-        query, key = split_heads(self.query(x_BTD), self.num_heads), split_heads(self.key(x_BTD), self.num_kv_heads)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = view.rotated(query), view.rotated(key)
-        value = split_heads(self.value(x_BTD), self.num_kv_heads)
-        cache = KeyValues(key, value).after(past)
+        key, value = (split_heads(part(x_BTD), self.num_kv_heads) for part in (self.key, self.value))
+        if self.key_norm is not None:
+            key = self.key_norm(key)
+        cache = KeyValues(view.rotated(key), value).after(past)
+        if only is not None:
+            x_BTD, view = token_of(x_BTD, only), view.at(only)
+        query = split_heads(self.query(x_BTD), self.num_heads)
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        query = view.rotated(query)
         if isinstance(cache, SharedPast):
             mixed = mix_shared(query, cache, view, lambda scores: torch.softmax(scores, dim=-1))
         else:
-            mixed = attend(query, cache.keys, cache.values, view.mask, view.bias)
+            mixed = attend(query, cache.keys, cache.values, view)
         return self.output(join_heads(mixed)), cache
+
+
+def token_of(x_BTD: Tensor, tokens: Tensor) -> Tensor:
+    """One token (B,) of each row. (B, 1, D)"""
+    return x_BTD[torch.arange(len(tokens), device=tokens.device), tokens][:, None]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -88,6 +88,21 @@ class Model(nn.Module):
         self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None, told: Tensor
     ) -> tuple[Tensor, list[Past]]:
         """States after every token of each event, (R, S, 1, D) or (R, S, L + 1, D), and the keys and values."""
+        x, places = self._tokens(batch, catalogue, all_items, told)
+        states, past = self.trunk.extend(x, places, places)
+        return states.view(*batch.items.shape, -1, states.shape[-1]), past
+
+    def last_states(self, batch: TokenBatch, catalogue: Catalogue, told: Tensor) -> tuple[Tensor, list[Past]]:
+        """States (R, D) after the last event of each row, not yet conditioned, and the keys and values of all."""
+        x, places = self._tokens(batch, catalogue, None, told)
+        slots = x.shape[1] // batch.items.shape[1]
+        states, past = self.trunk.extend(x, places, places, only=(batch.last_tokens() + 1) * slots - 1)
+        return states[:, 0], past
+
+    def _tokens(
+        self, batch: TokenBatch, catalogue: Catalogue, all_items: Tensor | None, told: Tensor
+    ) -> tuple[Tensor, Places]:
+        """What the trunk reads, (R, S, D) or (R, S · (L + 1), D), and where it stands."""
         tokens = self._event_tokens(batch, catalogue, all_items)[:, :, None]
         places = Places(batch.segments, batch.positions, batch.times, batch.actions, told)
         if self.code_tokens is not None:
@@ -95,9 +110,7 @@ class Model(nn.Module):
             columns = catalogue.codes[batch.items].unbind(-1)
             codes = [self.code_tokens.column(level, column) for level, column in enumerate(columns)]
             tokens = torch.cat([torch.stack(codes, dim=2), tokens], dim=2)
-        x = self.prepared(tokens.flatten(1, 2), places.next_actions)
-        states, past = self.trunk.extend(x, places, places)
-        return states.view(*tokens.shape), past
+        return self.prepared(tokens.flatten(1, 2), places.next_actions), places
 
     def prepared(self, tokens: Tensor, told: Tensor) -> Tensor:
         """Tokens (R, T, D) as the trunk takes them, told the next action (R, T)."""

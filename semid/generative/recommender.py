@@ -177,16 +177,16 @@ class GenerativeRecommender:
         batch = builder.build([[row] for row in range(len(queries))], int(builder.lengths.max()))
         batch = batch.to(self.catalogue.codes.device)
         told = _told(batch, action)
-        last, lasts = batch.last_tokens(), []
+        lasts = []
         pasts: list[list[Past]] = []
         for first in range(0, len(queries), self._queries_at_once):
             part = slice(first, first + self._queries_at_once)
             rows_there = batch.rows(part)
             tokens = rows_there.items.shape[1]
             with self._products():
-                states, past = self.model.token_states(rows_there, self.catalogue, None, told[part, :tokens])
+                states, past = self.model.last_states(rows_there, self.catalogue, told[part, :tokens])
             pasts.append(past)
-            lasts.append(states[torch.arange(len(states), device=states.device), last[part], -1].float())
+            lasts.append(states.float())
         history = [KeyValues.concatenate(layers) for layers in zip(*pasts, strict=True)]
         return TrunkDecoder.of(self.model, batch, history, told), torch.cat(lasts)
 
@@ -252,15 +252,14 @@ class GenerativeRecommender:
 
     def _last_states(self, batch: TokenBatch, action: int) -> tuple[Tensor, Tensor]:
         """States (B, D) of the last tokens, told the wanted action, and told nothing."""
-        lasts = torch.arange(len(batch.items), device=batch.items.device), batch.last_tokens()
 
         def last(wanted: int) -> Tensor:
             with self._products():
-                return self.model.states(batch, self.catalogue, told=_told(batch, wanted))[lasts].float()
+                return self.model.last_states(batch, self.catalogue, _told(batch, wanted))[0].float()
 
         state = last(action)
         again = self.judges_actions and self.model.config.action.in_trunk
-        wanted = torch.full_like(lasts[0], action)
+        wanted = torch.full((len(state),), action, device=state.device)
         return self.model.conditioned(state, wanted), last(0) if again else state
 
     @torch.inference_mode()

@@ -91,7 +91,13 @@ class Trunk(nn.Module):
         return self.extend(x, places, places)[0]
 
     def extend(
-        self, x: Tensor, new: Places, seen: Places, past: list[Past] | None = None, beams: int = 1
+        self,
+        x: Tensor,
+        new: Places,
+        seen: Places,
+        past: list[Past] | None = None,
+        beams: int = 1,
+        only: Tensor | None = None,
     ) -> tuple[Tensor, list[Past]]:
         """States after new tokens that go on from earlier ones, and the keys and values of each block.
 
@@ -101,6 +107,7 @@ class Trunk(nn.Module):
             seen: (R, S) the same of all tokens, the new ones at the end.
             past: of each block; None if there are no earlier tokens.
             beams: W rows of ``x`` for each row of places.
+            only: (R,) the one token of each row whose state is wanted; the last block spares itself the others.
         """
         if self.places is not None:
             at = self.places(new.positions.clamp(max=self.places.num_embeddings - 1))
@@ -108,7 +115,8 @@ class Trunk(nn.Module):
         view = self.view(new, seen, beams)
         cache = []
         for layer, block in enumerate(self.blocks):
-            x, keys_values = block(x, view, past[layer] if past else None)
+            last = layer + 1 == len(self.blocks)
+            x, keys_values = block(x, view, past[layer] if past else None, only if last else None)
             cache.append(keys_values)
         return self.norm(x), cache
 
@@ -173,13 +181,12 @@ def _time_table(times: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
     periods = _SHORTEST_PERIOD * (_LONGEST_PERIOD / _SHORTEST_PERIOD) ** ratios
     turns = torch.where(known, times, 0).double()[:, None, :, None] / periods
     angle = (2 * torch.pi * turns.frac()).float()  # whole turns go first: seconds since 1970 are too many for float32
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
 
 def _interleaved(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Every other angle from each table; the halves of a head hold the same angles."""
-    even = torch.arange(first[0].shape[-1] // 2, device=first[0].device).repeat(2) % 2 == 0
+    """Every other angle from each table."""
+    even = torch.arange(first[0].shape[-1], device=first[0].device) % 2 == 0
     cos, sin = (torch.where(even, a, b) for a, b in zip(first, second, strict=True))
     return cos, sin
 

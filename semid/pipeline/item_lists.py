@@ -78,7 +78,7 @@ def _has_one_of(table: TableFile, column: str, values: pa.Array, wanted: list[st
     single = decoded(values.flatten() if lists else values)
     if pa.types.is_nested(single.type):
         raise InputError(f"{table.path} column {column!r} has type {values.type}: give values, or lists of values.")
-    found = pc.is_in(single.cast(pa.string()), pa.array(wanted)).to_numpy(zero_copy_only=False)
+    found: np.ndarray = pc.is_in(single.cast(pa.string()), pa.array(wanted)).to_numpy(zero_copy_only=False)
     if not lists:
         return found
     owners = pc.list_parent_indices(values).to_numpy()[found]

@@ -18,6 +18,7 @@ from semid.generative.layers import (
     KeyValues,
     RMSNorm,
     SwiGLU,
+    View,
     attend,
     rotary_table,
     rotate,
@@ -117,7 +118,7 @@ def test_attention_equals_the_formula(
             rows.append(scores.softmax(-1) @ value[:, head // groups])
         return torch.stack(rows, dim=1)
 
-    mixed, wanted = attend(*inputs, mask, bias), expected(*inputs)
+    mixed, wanted = attend(*inputs, View(mask=mask, bias=bias)), expected(*inputs)
     torch.testing.assert_close(mixed, wanted, rtol=1e-5, atol=1e-6)
     upstream = torch.randn_like(wanted)
     pairs = zip(
@@ -157,6 +158,6 @@ def test_few_products_are_the_same_term_by_term(monkeypatch: pytest.MonkeyPatch)
     key, value = torch.randn(2, 6, 2, 5, 8, generator=generator)
     mask = torch.rand(6, 1, 1, 5, generator=generator) < 0.7
     mask[..., 0] = True
-    term_by_term = layers.attend(query, key, value, mask)
+    term_by_term = layers.attend(query, key, value, View(mask=mask))
     monkeypatch.setattr(layers, "_FEW", 0)
-    torch.testing.assert_close(term_by_term, layers.attend(query, key, value, mask))
+    torch.testing.assert_close(term_by_term, layers.attend(query, key, value, View(mask=mask)))

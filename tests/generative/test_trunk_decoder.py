@@ -206,13 +206,13 @@ def test_histories_are_read_a_few_at_a_time(
     assert recommender._queries_at_once == 16
     monkeypatch.setattr(module, "_BATCH_QUERIES", 48)
     assert recommender._queries_at_once == 3
-    read, token_states = [], recommender.model.token_states
+    read, last_states = [], recommender.model.last_states
 
     def spy(batch: TokenBatch, *arguments: Any) -> Any:
         read.append((batch.items.shape, int(batch.last_tokens().max()) + 1))
-        return token_states(batch, *arguments)
+        return last_states(batch, *arguments)
 
-    monkeypatch.setattr(recommender.model, "token_states", spy)
+    monkeypatch.setattr(recommender.model, "last_states", spy)
     states = recommender.encode(queries)
     np.testing.assert_allclose(recommender.code_scores(states, items), whole, rtol=1e-4, atol=1e-4)
     again = recommender.generate(states, beam=5, k=5)
@@ -233,13 +233,13 @@ def test_what_was_read_once_serves_all_questions(
 ) -> None:
     """As the states of all queries together, which are too many to be kept and are read again for each."""
     recommender = recommender_of(build, rich, catalogue, action=ActionConfig(condition=condition))
-    read, token_states = [], recommender.model.token_states
+    read, last_states = [], recommender.model.last_states
 
     def spy(batch: TokenBatch, *arguments: Any) -> Any:
         read.append(len(batch.items))
-        return token_states(batch, *arguments)
+        return last_states(batch, *arguments)
 
-    monkeypatch.setattr(recommender.model, "token_states", spy)
+    monkeypatch.setattr(recommender.model, "last_states", spy)
 
     def asked() -> tuple[Any, ...]:
         found: list[Any] = [[], [], [], [], []]
