@@ -1,8 +1,9 @@
 """How many requests a second does constrained beam search answer, what does the constraint cost, and the index?
 
 Random weights, histories of 60 tokens, catalogues of uniform and of skewed codes; ours and the peers take turns in
-one process. ``requests``: from histories to lists. ``selection``: from given logits to lists, beside STATIC where it
-is installed. ``index``: bytes and seconds of the trie, its filters and insertions.
+one process. ``requests``: from histories to lists. ``selection``: from given log-probabilities to lists, beside
+STATIC where it is installed; ``levels``: one level of it. ``index``: bytes and seconds of the trie, its filters and
+insertions.
 
     python benchmarks/beam_search.py                       # on one thread
     python benchmarks/beam_search.py --only index --items 20000000 --codes 2048
@@ -29,16 +30,18 @@ from training import dataset_of
 
 from semid.codes import SemanticIds
 from semid.generative.beam_search import beam_search
+from semid.generative.beam_steps import Beams, StepLogits, next_beams
 from semid.generative.catalogue import Catalogue
+from semid.generative.children import Children
 from semid.generative.config import ModelConfig
-from semid.generative.item_filter import ItemFilter
+from semid.generative.item_filter import Allowed, ItemFilter
 from semid.generative.model import Model
 from semid.generative.recommender import GenerativeRecommender, queries_from_histories
-from semid.generative.trie import CodeTrie, Edges
+from semid.generative.trie import CodeTrie
 from semid.generative.trie_growth import with_items
 
-LEVELS, WIDTH, LAYERS, HEADS, TOKENS, BEAM = 3, 128, 4, 4, 60, 50
-SECTIONS = ("requests", "selection", "index")
+LEVELS = 3
+SECTIONS = ("requests", "selection", "levels", "index")
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--codes", type=int, default=256, help="a level")
     parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")], default=[1, 16])
-    parser.add_argument("--beam", type=int, default=BEAM)
+    parser.add_argument("--beam", type=int, default=50)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=60, help="of each history: four an event")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours")
+    parser.add_argument("--no-peers", action="store_true", help="time ours alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a section; all without it")
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
-    sections = {"requests": requests, "selection": selection, "index": index}
+    sections = {"requests": requests, "selection": selection, "levels": levels, "index": index}
     probe = gigaflops()
     rows = [row for name in settings.only or SECTIONS for row in sections[name](settings)]
     table = Table(title=f"{settings.items:,} items, {LEVELS} x {settings.codes} codes, beam {settings.beam}")
@@ -82,37 +90,45 @@ def main() -> None:
 def requests(settings: argparse.Namespace) -> list[Row]:
     """From histories of the same number of tokens to lists of as many items as beams."""
     codes = uniform_codes(settings.items, settings.codes)
+    systems_of = {
+        "semid, layout code": recommender_of(codes, settings, layout="code", contrastive_weight=0.0),
+        "semid, layout item": recommender_of(codes, settings, contrastive_weight=0.0),
+        "semid, layout item, with item vectors": recommender_of(codes, settings),
+    }
     sizes = (settings.codes,) * LEVELS
-    prefixes = decoders.prefixes_of(codes, sizes)
-    ours = {
-        "semid, layout code": recommender_of(codes, settings.codes, layout="code", contrastive_weight=0.0),
-        "semid, layout item": recommender_of(codes, settings.codes, contrastive_weight=0.0),
-        "semid, layout item, with item vectors": recommender_of(codes, settings.codes),
-    }
-    gpt2 = decoders.gpt2(sizes, WIDTH, LAYERS, HEADS, TOKENS)
-    peers = {
-        "transformers GPT-2": decoders.generating(gpt2, prefixes, LEVELS, settings.beam),
-        "GPT-2, history read once": decoders.prefilled(gpt2, prefixes, sizes, settings.beam),
-        "transformers T5": decoders.generating(
-            decoders.t5(sizes, WIDTH, LAYERS, HEADS), prefixes, LEVELS, settings.beam
-        ),
-    }
+    peers = {} if settings.no_peers else peers_of(codes, settings)
     rows = []
     for batch in settings.batches:
         rng = np.random.default_rng(batch)
-        events = rng.integers(0, settings.items, (batch, TOKENS // (1 + LEVELS)))
-        tokens = torch.from_numpy(rng.integers(1, 1 + sum(sizes), (batch, TOKENS)))
+        events = rng.integers(0, settings.items, (batch, settings.tokens // (1 + LEVELS)))
+        tokens = torch.from_numpy(rng.integers(1, 1 + sum(sizes), (batch, settings.tokens)))
         systems: dict[str, Callable[[], Any]] = {
-            name: partial(answer, made, events.tolist(), settings.beam) for name, made in ours.items()
+            name: partial(answer, made, events.tolist(), settings.beam) for name, made in systems_of.items()
         }
         systems |= {name: partial(search, tokens) for name, search in peers.items()}
         found = taking_turns(systems, settings.repeats)
-        first = next(iter(found.values()))
         for name, seconds in found.items():
             figure = f"{batch / seconds:,.0f} requests/s"
-            ratio = None if name.startswith("semid") else seconds / first
+            ratio = None if name.startswith("semid") else seconds / found["semid, layout code"]
             rows.append(Row("requests", f"batch {batch}", name, seconds, figure, ratio))
     return rows
+
+
+def peers_of(codes: np.ndarray, settings: argparse.Namespace) -> dict[str, decoders.Search]:
+    """Of the same shape, the catalogue in a dictionary."""
+    sizes, heads = (settings.codes,) * LEVELS, head_count(settings.width)
+    prefixes = decoders.prefixes_of(codes, sizes)
+    gpt2 = decoders.gpt2(sizes, settings.width, settings.layers, heads, settings.tokens)
+    t5 = decoders.t5(sizes, settings.width, settings.layers, heads)
+    return {
+        "transformers GPT-2": decoders.generating(gpt2, prefixes, LEVELS, settings.beam),
+        "GPT-2, history read once": decoders.prefilled(gpt2, prefixes, sizes, settings.beam),
+        "transformers T5": decoders.generating(t5, prefixes, LEVELS, settings.beam),
+    }
+
+
+def head_count(width: int) -> int:
+    return max(4, width // 64)
 
 
 def answer(made: GenerativeRecommender, histories: list[list[int]], beam: int) -> Any:
@@ -120,45 +136,55 @@ def answer(made: GenerativeRecommender, histories: list[list[int]], beam: int) -
     return made.generate(states, beam=beam, k=beam)
 
 
-def recommender_of(codes: np.ndarray, size: int, **changes: Any) -> GenerativeRecommender:
-    """Random weights, 4 blocks of 128, items known by id and codes."""
+def recommender_of(codes: np.ndarray, settings: argparse.Namespace, **changes: Any) -> GenerativeRecommender:
+    """Random weights, items known by id and codes."""
     items = len(codes)
     dataset = dataset_of([np.arange(items)], items)
-    ids = SemanticIds(codes, (size,) * LEVELS)
+    ids = SemanticIds(codes, (settings.codes,) * LEVELS)
     catalogue = Catalogue.of(dataset, ids, torch.zeros(items, 1), torch.zeros(items, dtype=torch.bool))
+    heads = head_count(settings.width)
     config = ModelConfig(
-        width=WIDTH, layers=LAYERS, heads=HEADS, kv_heads=HEADS, features=("id", "codes"), context=20
+        width=settings.width,
+        layers=settings.layers,
+        heads=heads,
+        kv_heads=heads,
+        features=("id", "codes"),
+        context=settings.tokens,
     )
     torch.manual_seed(0)
     model = Model(replace(config, **changes).restricted_to(catalogue.available()), catalogue)
-    return GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names)
+    dtype = getattr(torch, settings.precision)
+    return GenerativeRecommender(model, catalogue, dataset.candidates, dataset.action_names, dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Logits of every level, (B, K) and then (B · W, K), normalised over all codes as STATIC does."""
+    """A decoder that has been: log-probabilities of every level, (B, K) and then (B · W, K)."""
 
     trie: CodeTrie
-    logits: list[Tensor]
+    steps: list[Tensor]
 
     def first(self, state: Tensor) -> tuple[Tensor, Any]:
-        return F.log_softmax(self.logits[0], -1), (0, None)
+        return self.steps[0], (0, None)
 
     def next(self, cache: Any, parents: Tensor, nodes: Tensor) -> Any:
         return cache[0] + 1, nodes.flatten()
 
     def log_probs(self, cache: Any) -> Tensor:
         level, nodes = cache
-        return F.log_softmax(self.logits[level], -1).add_(self.trie.mask(level)[nodes])
+        return self.trie.mask(level)[nodes].add_(self.steps[level])
 
-    def edge_log_probs(self, cache: Any, beams: slice, edges: Edges) -> Tensor:
-        logits = self.logits[cache[0]][beams]
-        codes = self.trie.levels[cache[0]].codes[edges.children].long()
-        return logits[edges.owner, codes] - torch.logsumexp(logits, -1)[edges.owner]
+    def logits(self, cache: Any) -> StepLogits | None:
+        return None
+
+    def child_log_probs(self, cache: Any, users: slice, children: Children) -> Tensor:
+        step = self.steps[cache[0]].view(len(children.ends), -1) if users.start == 0 else None
+        assert step is not None, "one part holds all users here"
+        return step.gather(1, children.owner * len(self.steps[0][0]) + children.codes)
 
 
 def selection(settings: argparse.Namespace) -> list[Row]:
-    """All levels from given logits to beams."""
+    """All levels from given log-probabilities to beams; STATIC's harness takes its log-softmax as well."""
     rows = []
     for kind, codes in (
         ("uniform", uniform_codes(settings.items, settings.codes)),
@@ -168,16 +194,17 @@ def selection(settings: argparse.Namespace) -> list[Row]:
         for batch in settings.batches:
             generator = torch.Generator().manual_seed(batch)
             logits = [torch.randn(batch, settings.codes, generator=generator) for _ in range(LEVELS)]
-            # All beams of a user see the same logits, as systems do not hold them in the same order.
-            logits[1:] = [level.repeat_interleave(settings.beam, dim=0) for level in logits[1:]]
+            steps = [F.log_softmax(level, -1) for level in logits]
+            # All beams of a user see the same, as systems do not hold them in the same order.
+            steps[1:] = [level.repeat_interleave(settings.beam, dim=0) for level in steps[1:]]
             state = torch.zeros(batch, 1)
-            search = partial(beam_search, Given(trie, logits), state, trie, beam=settings.beam, k=settings.beam)
+            search = partial(beam_search, Given(trie, steps), state, trie, beam=settings.beam, k=settings.beam)
             systems: dict[str, Callable[[], Any]] = {
                 "semid": search,
-                "without a constraint": partial(free, logits, settings.beam),
+                "without a constraint": partial(free, steps, settings.beam),
             }
             try:
-                systems["STATIC"] = partial(decoders.static(codes, settings.codes, settings.beam, 2), logits)
+                systems["STATIC"] = partial(decoders.Static(codes, settings.codes).search, steps, settings.beam)
             except ModuleNotFoundError:
                 Console(stderr=True).print("STATIC is not installed: left out.")
             else:
@@ -192,12 +219,52 @@ def selection(settings: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def free(logits: Sequence[Tensor], beam: int) -> Tensor:
+def levels(settings: argparse.Namespace) -> list[Row]:
+    """One level from given log-probabilities to beams: the second, where nodes have many children, and the third."""
+    rows = []
+    codes = uniform_codes(settings.items, settings.codes)
+    trie = CodeTrie.build(SemanticIds(codes, (settings.codes,) * LEVELS))
+    try:
+        peer = decoders.Static(codes, settings.codes)
+    except ModuleNotFoundError:
+        Console(stderr=True).print("STATIC is not installed: left out.")
+        return []
+    for batch in settings.batches:
+        generator = torch.Generator().manual_seed(batch)
+        for depth, name in ((1, "second level"), (2, "third level")):
+            above = trie.levels[depth - 1]
+            order = torch.rand(batch, len(above), generator=generator).argsort(1)
+            nodes = order[:, : settings.beam].sort(1).values
+            scores = torch.randn(nodes.shape, generator=generator).abs().neg()
+            step = F.log_softmax(torch.randn(nodes.numel(), settings.codes, generator=generator), -1)
+            given = Given(trie, [step] * LEVELS)
+            beams = Beams(nodes, nodes * 0, scores, scores[:, 0] - torch.inf, scores[:, 0] > 0)
+            limits = Allowed.of(trie, batch, None, None, None)
+            cache = (depth, nodes.flatten())
+            systems: dict[str, Callable[[], Any]] = {
+                "semid": partial(next_beams, given, cache, depth, beams, settings.beam, limits)
+            }
+            chosen = above.codes[nodes].long()
+            if depth == 1:
+                systems["STATIC"] = partial(peer.dense_step, step, scores, chosen)
+            else:
+                first = trie.levels[0].codes[trie.levels[0].parent(nodes)].long()
+                systems["STATIC"] = partial(peer.sparse_step, step, scores, first, chosen)
+            with torch.inference_mode():
+                mine = systems["semid"]().scores.sort(1, descending=True).values
+                torch.testing.assert_close(mine, systems["STATIC"](), rtol=1e-5, atol=1e-5)
+            found = taking_turns(systems, settings.repeats)
+            for system, seconds in found.items():
+                ratio = None if system == "semid" else seconds / found["semid"]
+                rows.append(Row("levels", f"batch {batch}, {name}", system, seconds, "", ratio))
+    return rows
+
+
+def free(steps: Sequence[Tensor], beam: int) -> Tensor:
     """The same search where every code may follow every other."""
-    scores = F.log_softmax(logits[0], -1).topk(beam, 1).values
-    for step in logits[1:]:
-        total = scores[..., None] + F.log_softmax(step, -1).view(*scores.shape, -1)
-        scores = total.flatten(1).topk(beam, 1).values
+    scores = steps[0].topk(beam, 1).values
+    for step in steps[1:]:
+        scores = (scores[..., None] + step.view(*scores.shape, -1)).flatten(1).topk(beam, 1).values
     return scores
 
 

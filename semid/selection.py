@@ -13,6 +13,9 @@ from torch import Tensor
 
 # Rows so long that the members of a group are at least so many are searched group by group.
 _LEAST_GROUP = 8
+_LOW = (1 << 32) - 1
+# Devices whose values can be looked at without waiting.
+_LOOKED_INTO = ("cpu",)
 
 
 def best_positions(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,6 +34,10 @@ def best_positions(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     if count >= width:
         values, cut = scores, scores.new_full((len(scores),), -torch.inf)
         places = torch.arange(width, device=scores.device).expand(len(scores), -1)
+    elif scores.device.type not in _LOOKED_INTO and scores.dtype == torch.float32:
+        places = width - 1 - (_top(_keys(scores), count + 1)[0] & _LOW)
+        values = scores.gather(1, places)
+        values, places, cut = values[:, :count], places[:, :count], values[:, count]
     else:
         values, places = _top(scores, count + 1)
         last, cut = values[:, count - 1], values[:, count]
@@ -42,6 +49,18 @@ def best_positions(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
             values[tied] = scores[tied].gather(1, places[tied])
     positions, order = places.masked_fill(values == -torch.inf, width).sort(dim=1, stable=True)
     return positions.clamp_(max=width - 1), values.gather(1, order), cut
+
+
+def _keys(scores: Tensor) -> Tensor:
+    """Integers (B, M) that order like float32 scores, the lowest position first of equals, NaN above all.
+
+    Bits of floats order like integers, those of negative ones the other way round. All keys are different, so that
+    nobody has to look whether a tie crosses the border, which would wait for a GPU.
+    """
+    bits = (scores + 0.0).view(torch.int32)  # -0 becomes 0
+    rising = torch.where(scores.isnan(), torch.iinfo(torch.int32).max, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+    backwards = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+    return (rising.long() << 32) | backwards
 
 
 def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

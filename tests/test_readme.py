@@ -46,6 +46,9 @@ def test_the_examples_run_in_a_folder_like_the_demos(inside, road, succeeded):
     dataset = Dataset.open("data")
     np.save("new.npy", np.ones((3, dataset.embeddings["82"].dim), np.float32))
     Path("mine.jsonl").write_text(json.dumps({"history": dataset.item_ids[:2].tolist()}))
+    items = [f"{item},{('shoes', 'hats')[row % 2]}" for row, item in enumerate(dataset.item_ids.tolist())]
+    Path("items.csv").write_text("\n".join(["item_id,category", *items]))
+    Path("sold_out.csv").write_text(f"item_id\n{dataset.item_ids[0]}")
     lines = shell_lines()
     assert len(lines) >= 13
     for line in lines:

@@ -15,11 +15,15 @@ FEW_VALUES = st.sampled_from([-np.inf, -3.0, -1.0, -0.5, 0.0])
     scores=npst.arrays(np.float64, st.tuples(st.just(3), st.integers(1, 40)), elements=FEW_VALUES | st.floats(-9, 0)),
     count=st.integers(1, 11),
     least=st.sampled_from([1, 2, 8]),
+    by_keys=st.booleans(),
 )
-def test_best_positions_break_ties_by_position(scores: np.ndarray, count: int, least: int) -> None:
+def test_best_positions_break_ties_by_position(scores: np.ndarray, count: int, least: int, by_keys: bool) -> None:
     width = scores.shape[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("semid.selection._LEAST_GROUP", least)
+        if by_keys:
+            scores = scores.astype(np.float32)
+            patch.setattr("semid.selection._LOOKED_INTO", ())
         positions, values, cut = best_positions(torch.from_numpy(scores), count)
     for row, found, of_found, left in zip(scores, positions.tolist(), values.tolist(), cut.tolist(), strict=True):
         order = sorted(range(width), key=lambda i: (-row[i], i))
@@ -28,6 +32,16 @@ def test_best_positions_break_ties_by_position(scores: np.ndarray, count: int, l
         assert found == best + [width - 1] * missing
         assert of_found == [row[i] for i in best] + [-np.inf] * missing
         assert left == (row[order[count]] if count < width else -np.inf)
+
+
+@pytest.mark.parametrize("looked_into", [("cpu",), ()])
+def test_nan_is_above_all_and_both_zeros_are_equal(
+    monkeypatch: pytest.MonkeyPatch, looked_into: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("semid.selection._LOOKED_INTO", looked_into)
+    scores = torch.tensor([[0.0, -0.0, 5.0, -torch.nan, torch.inf, -1e-38]])
+    assert best_positions(scores, 2)[0].tolist() == [[3, 4]]
+    assert best_positions(scores[:, [1, 0, 5]], 1)[0].tolist() == [[0]]
 
 
 def test_rank_by_score_keeps_positions_of_equals_in_order() -> None:

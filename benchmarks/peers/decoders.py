@@ -115,20 +115,30 @@ def _mask(scores: Tensor, paths: list[tuple[int, ...]], prefixes: Prefixes) -> T
     return mask
 
 
-def static(codes: np.ndarray, size: int, beam: int, dense_levels: int) -> Callable[[list[Tensor]], Tensor]:
-    """STATIC's index and search (youtube/static-constraint-decoding), given the logits of every step.
+class Static:
+    """STATIC's index and search (youtube/static-constraint-decoding), two dense levels.
 
-    Its step takes its own time from the logits of all beams (B · W, K) to the next beams.
+    Args:
+        codes: (N, L).
+        size: K.
     """
-    from static_decoding.csr_utils import build_static_index
-    from static_decoding.decoding_pt import sparse_transition_torch
 
-    order = np.lexsort(codes.T[::-1])
-    index = build_static_index(codes[order], size, dense_levels)
-    packed, pointers, branches, start, dense_mask, dense_states = index
-    tensors = [torch.from_numpy(np.asarray(part)) for part in (packed, pointers, start, dense_mask, dense_states)]
+    def __init__(self, codes: np.ndarray, size: int) -> None:
+        from static_decoding.csr_utils import build_static_index
 
-    def search(logits: list[Tensor]) -> Tensor:
+        index = build_static_index(codes[np.lexsort(codes.T[::-1])], size, 2)
+        packed, pointers, self.branches, start, mask, states = index
+        self.levels, self.size = codes.shape[1], size
+        self.packed, self.pointers = (
+            torch.from_numpy(np.asarray(packed)),
+            torch.from_numpy(np.asarray(pointers)).long(),
+        )
+        self.start, self.mask, self.states = (torch.from_numpy(np.asarray(part)) for part in (start, mask, states))
+
+    def search(self, logits: list[Tensor], beam: int) -> Tensor:
+        """Its whole harness, given the logits of every step: (B, K) and then (B · W, K)."""
+        from static_decoding.decoding_pt import sparse_transition_torch
+
         steps = iter(logits)
         result: Tensor = sparse_transition_torch(
             lambda _: next(steps)[:, None],
@@ -136,15 +146,41 @@ def static(codes: np.ndarray, size: int, beam: int, dense_levels: int) -> Callab
             beam,
             beam,
             0,
-            codes.shape[1],
-            size,
-            branches,
-            tensors[0],
-            tensors[1].long(),
-            *tensors[2:],
+            self.levels,
+            self.size,
+            self.branches,
+            self.packed,
+            self.pointers,
+            self.start,
+            self.mask,
+            self.states,
             torch.device("cpu"),
-            dense_levels,
+            2,
         )
         return result
 
-    return search
+    def dense_step(self, log_probs: Tensor, scores: Tensor, first: Tensor) -> Tensor:
+        """Second level as in the harness: best scores (B, W) after beams (B, W) at first codes."""
+        parents = first.flatten()
+        log_probs = torch.where(self.mask[parents], log_probs, torch.tensor(-torch.inf))
+        best, tokens = log_probs.topk(scores.shape[1], -1)
+        states = self.states[parents[:, None], tokens]
+        return self._merged(scores, best, tokens, states)
+
+    def sparse_step(self, log_probs: Tensor, scores: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Third level as in the harness, by its kernel, after beams (B, W) at two codes each."""
+        from static_decoding.decoding_pt import generate_and_apply_logprobs_mask
+
+        states = self.states[first.flatten(), second.flatten()]
+        found = generate_and_apply_logprobs_mask(
+            log_probs, states, self.packed, self.pointers, self.branches[2], self.size, torch.device("cpu")
+        )
+        return self._merged(scores, *found)
+
+    @staticmethod
+    def _merged(scores: Tensor, steps: Tensor, tokens: Tensor, states: Tensor) -> Tensor:
+        total = (scores[..., None] + steps.view(*scores.shape, -1)).flatten(1)
+        best, places = total.topk(scores.shape[1], -1)
+        tokens.reshape(len(scores), -1).gather(1, places)
+        states.reshape(len(scores), -1).gather(1, places)
+        return best

@@ -125,7 +125,7 @@ def generate(
     ] = (),
     fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
-    precision: options.Precision = "float32",
+    precision: options.Precision = "auto",
     device: options.Device = "cpu",
     out: Annotated[
         Path | None,
@@ -196,7 +196,7 @@ def compare(
     eta: options.Eta = None,
     fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
     index: options.Index = "auto",
-    precision: options.Precision = "float32",
+    precision: options.Precision = "auto",
     queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
     device: options.Device = "cpu",
     json: options.Json = None,

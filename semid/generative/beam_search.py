@@ -6,13 +6,16 @@ to them. Legend: B users, W beams, M = B · W, K codes, E edges, k results, S se
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from semid.errors import InputError
-from semid.generative.beam_steps import CodeScorer, first_beams, next_beams
+from semid.generative.beam_steps import Beams, CodeScorer, first_beams, next_beams
+from semid.generative.code_search import CodeSearch
+from semid.generative.graphed_search import Inputs, SearchGraphs
 from semid.generative.item_filter import Allowed, ItemFilter
 from semid.generative.trie import CodeTrie
 from semid.ranking import Ranking
@@ -54,6 +57,7 @@ def beam_search(
     allowed: ItemFilter | None = None,
     which: Tensor | None = None,
     seen: Tensor | None = None,
+    graphs: SearchGraphs | None = None,
 ) -> BeamResult:
     """The k most probable items of each user found by a beam of the given width.
 
@@ -69,6 +73,7 @@ def beam_search(
         allowed: which items may be found; all without it.
         which: (B,) int64, whose turn it is of several filters; the first without it.
         seen: (B, S) item rows never to return, padded with -1.
+        graphs: on a GPU, those to capture the search in, of a decoder that is a :class:`CodeSearch`.
 
     Raises:
         InputError: beam or k out of range, ``seen`` of another shape or outside the catalogue, or the decoder gives
@@ -79,12 +84,10 @@ def beam_search(
     if not len(state):
         none = state.new_zeros(0, k)
         return BeamResult(none.long(), none, none[:, 0])
-    log_probs, cache = decoder.first(state)
-    widths = [*[beam] * (len(trie.levels) - 1), k]  # of the leaves only the k best matter
-    beams = first_beams(log_probs, limits, widths[0])
-    for depth in range(1, len(trie.levels)):
-        cache = decoder.next(cache, beams.parents, beams.nodes)
-        beams = next_beams(decoder, cache, depth, beams, widths[depth], limits)
+    if graphs is not None and isinstance(decoder, CodeSearch) and state.is_cuda:
+        beams = graphs.run(partial(_last_beams, beam=beam, k=k), Inputs(decoder, state, limits), (beam, k))
+    else:
+        beams = _last_beams(decoder, state, limits, beam, k)
     if bool(beams.broken.any()):  # looked at once, at the end
         raise InputError(
             "The decoder gave NaN or a positive log-probability: the model's weights or its input are broken."
@@ -126,6 +129,18 @@ def exact_beam_search(
         items[open_rows], scores[open_rows], bound[open_rows] = part.items, part.scores, part.bound
         open_rows = open_rows[~part.exact]
     return BeamResult(items, scores, bound)
+
+
+def _last_beams(decoder: CodeScorer, state: Tensor, limits: Allowed, beam: int, k: int) -> Beams:
+    """The k best leaves; nothing here waits for a GPU."""
+    levels = len(limits.trie.levels)
+    widths = [*[beam] * (levels - 1), k]  # of the leaves only the k best matter
+    log_probs, cache = decoder.first(state)
+    beams = first_beams(log_probs, limits, widths[0])
+    for depth in range(1, levels):
+        cache = decoder.next(cache, beams.parents, beams.nodes)
+        beams = next_beams(decoder, cache, depth, beams, widths[depth], limits)
+    return beams
 
 
 def _check_sizes(beam: int, k: int) -> None:

@@ -3,6 +3,7 @@
 Shapes: B users, W beams, M = B · W, K codes, E edges, S seen items.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,14 +11,34 @@ import torch
 from torch import Tensor
 
 from semid.errors import InputError
+from semid.generative.children import Children
 from semid.generative.item_filter import Allowed
-from semid.generative.trie import CodeTrie, Edges
+from semid.generative.trie import CodeTrie
 from semid.selection import best_positions
 
 # log_softmax may come out above 0 by rounding; more than this is no log-probability.
 _ROUNDING = 1e-2
-# Edges of some users at a time, so that memory stays bounded however many children nodes have.
-MOST_EDGES = 1 << 22
+# Places of some users at a time, so that memory stays bounded however many children nodes have.
+MOST_PLACES = 1 << 22
+# Devices whose values can be looked at without waiting.
+_LOOKED_INTO = ("cpu",)
+
+
+@dataclass(frozen=True, eq=False)
+class StepLogits:
+    """What the probabilities of one step are made of.
+
+    Attributes:
+        codes: (M, K) float32, of every code.
+        query, vectors: (B, D) and (n, D) float32; their inner products are added for each node of the level. None
+            adds nothing.
+        mass: (M,) log-sum-exp that is taken off; None takes that of the children.
+    """
+
+    codes: Tensor
+    query: Tensor | None = None
+    vectors: Tensor | None = None
+    mass: Tensor | None = None
 
 
 class CodeScorer(Protocol):
@@ -41,8 +62,11 @@ class CodeScorer(Protocol):
     def log_probs(self, cache: Any) -> Tensor:
         """(M, K) of all codes, -inf for those that no item goes on with."""
 
-    def edge_log_probs(self, cache: Any, beams: slice, edges: Edges) -> Tensor:
-        """(E,) of the codes that lead from some of the M beams to all their children."""
+    def child_log_probs(self, cache: Any, users: slice, children: Children) -> Tensor:
+        """(B, C) of the codes that lead from the beams of some users to all their children."""
+
+    def logits(self, cache: Any) -> StepLogits | None:
+        """What these are made of, for one kernel to put together; None where that is not how they are made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,43 +104,36 @@ class Beams:
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return parts[0] if len(parts) == 1 else Beams(*map(torch.cat, columns))
 
-    def children_scores(self, step: Tensor, owner: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scores of steps (B, W, K), or (E,) from beams ``owner`` (E,); and whether one is too high to be real.
+    def extended(self, nodes: Tensor, parents: Tensor, scores: Tensor, cut: Tensor) -> "Beams":
+        """Beams (B, W) that continue ``parents``, and the best score left out (B,).
 
-        At least float32: sums of bfloat16 would tie where the model does not. None rises above the score of its
-        prefix, so that what was cut bounds everything below it. Dead beams have dead children.
+        None is above its parent but for rounding, so that what was cut bounds everything below it. One that is, or
+        NaN, which would be among the best, is no sum of log-probabilities.
         """
-        known = self.scores[..., None] if owner is None else self.scores.flatten()[owner]
-        step = step if step.dtype == torch.float64 else step.float()
-        scores, alive = torch.minimum(known + step, known), known > -torch.inf
-        if alive.device.type != "cpu" or not bool(alive.all()):
-            scores = torch.where(alive, scores, -torch.inf)
-        return scores, step.amax() > _ROUNDING
-
-    def extended(self, nodes: Tensor, parents: Tensor, scores: Tensor, cut: Tensor, broken: Tensor) -> "Beams":
-        """Beams (B, W) that continue ``parents``, and the best score left out (B,)."""
-        broken = self.broken | broken | scores.isnan().any(1)  # NaN would be among the best
+        broken = self.broken | ~(scores <= self.scores.gather(1, parents) + _ROUNDING).all(1)
         return Beams(nodes, parents, scores, torch.maximum(self.cut, cut), broken)
 
 
 def first_beams(log_probs: Tensor, limits: Allowed, count: int) -> Beams:
     """The ``count`` best nodes of the first level, from (B, K)."""
-    _check_codes(log_probs, limits.trie, 0)
+    check_codes(log_probs, limits.trie, 0)
     level = limits.trie.levels[0]
     root = Beams.start(len(log_probs), limits.trie)
-    scores, broken = root.children_scores(log_probs[:, None, level.codes.long()])
-    nodes = torch.arange(len(level), device=scores.device).expand(len(scores), -1)
-    scores = _without(scores[:, 0], limits, 0, nodes)
+    scores = _at_least_float32(log_probs[:, level.codes.long()])
+    if limits.filter is not None:
+        nodes = torch.arange(len(level), device=scores.device).expand(len(scores), -1)
+        scores = scores.masked_fill(~limits.filter.alive(0, limits.which, nodes), -torch.inf)
     if limits.gone is not None:
         scores = _marked(scores, limits.gone[0], limits.gone[0] < len(level))
     kept, best, cut = best_positions(scores, count)
-    return root.extended(kept, torch.zeros_like(kept), best, cut, broken)
+    return root.extended(kept, torch.zeros_like(kept), best, cut)
 
 
 def next_beams(decoder: CodeScorer, cache: Any, depth: int, beams: Beams, count: int, limits: Allowed) -> Beams:
     """The ``count`` best children of all beams, of level ``depth``."""
-    by_rows = limits.trie.table(depth) is not None
-    return (_by_rows if by_rows else _by_edges)(decoder, cache, depth, beams, count, limits)
+    if limits.trie.device.type in _LOOKED_INTO and limits.trie.table(depth) is not None:
+        return _by_rows(decoder, cache, depth, beams, count, limits)
+    return _by_children(decoder, cache, depth, beams, count, limits)
 
 
 def _by_rows(decoder: CodeScorer, cache: Any, depth: int, beams: Beams, count: int, limits: Allowed) -> Beams:
@@ -124,8 +141,11 @@ def _by_rows(decoder: CodeScorer, cache: Any, depth: int, beams: Beams, count: i
     table = limits.trie.table(depth)
     assert table is not None
     step = decoder.log_probs(cache)
-    _check_codes(step, limits.trie, depth)
-    scores, broken = beams.children_scores(step.view(*beams.nodes.shape, -1))
+    check_codes(step, limits.trie, depth)
+    scores = beams.scores[..., None] + _at_least_float32(step).view(*beams.nodes.shape, -1)
+    alive = beams.scores > -torch.inf
+    if not bool(alive.all()):
+        scores = scores.masked_fill(~alive[..., None], -torch.inf)
     if limits.filter is not None:
         scores = scores + limits.filter.mask(depth, limits.which, beams.nodes)
     scores = scores.flatten(1)
@@ -137,53 +157,60 @@ def _by_rows(decoder: CodeScorer, cache: Any, depth: int, beams: Beams, count: i
     parents, codes = kept // table.shape[1], kept % table.shape[1]
     on = beams.nodes.gather(1, parents)
     nodes = limits.trie.levels[depth - 1].children[on] + _ordinal(table[on, codes])
-    return beams.extended(nodes, parents, best, cut, broken)
+    return beams.extended(nodes, parents, best, cut)
 
 
-def _by_edges(decoder: CodeScorer, cache: Any, depth: int, beams: Beams, count: int, limits: Allowed) -> Beams:
-    """Best children of all beams, looked for among them alone, some users at a time."""
+def _by_children(decoder: CodeScorer, cache: Any, depth: int, beams: Beams, count: int, limits: Allowed) -> Beams:
+    """Best children of all beams, looked for among them alone; on a CPU some users at a time."""
     users, width = beams.nodes.shape
-    above = limits.trie.levels[depth - 1].children
-    most = int((above[beams.nodes + 1] - above[beams.nodes]).sum(1).max())
-    size, found = max(1, MOST_EDGES // most), []
-    for first in range(0, users, size):
-        part = slice(first, min(first + size, users))
-        edges = limits.trie.edges(depth, beams.nodes[part].flatten())
-        step = decoder.edge_log_probs(cache, slice(part.start * width, part.stop * width), edges)
-        found.append(_best_edges(step, edges, depth, beams.users(part), count, limits.users(part), most))
+    alive = beams.scores > -torch.inf
+    looked_into = limits.trie.device.type in _LOOKED_INTO
+    size = None if looked_into else limits.trie.most_children(depth - 1, width)
+    children = Children.of(limits.trie, depth, beams.nodes, alive, size)
+    found, some = [], users if size else max(1, MOST_PLACES // children.size)
+    for first in range(0, users, some):
+        part = slice(first, min(first + some, users))
+        found.append(_best_children(decoder, cache, part, children.users(part), beams.users(part), count, limits))
     return Beams.concatenate(found)
 
 
-def _best_edges(
-    step: Tensor, edges: Edges, depth: int, beams: Beams, count: int, limits: Allowed, most: int
+def _best_children(
+    decoder: CodeScorer, cache: Any, part: slice, children: Children, beams: Beams, count: int, limits: Allowed
 ) -> Beams:
-    """Best of the (E,) children of beams, of which no user has more than ``most``."""
-    users, width = beams.nodes.shape
-    starts = edges.offsets[:-1].view(users, width)
-    user = edges.owner // width
-    place = user * most + torch.arange(len(step), device=step.device) - starts[user, 0]
-    starts = starts - starts[:, :1]
-    values, broken = beams.children_scores(step, edges.owner)
-    scores = values.new_full((users * most,), -torch.inf).index_copy_(0, place, values).view(users, most)
-    if limits.filter is not None:
-        children = edges.children.new_zeros(users * most).index_copy_(0, place, edges.children)
-        scores = _without(scores, limits, depth, children.view(users, most))
-    above = limits.trie.levels[depth - 1].children
+    """Of the users of one part, whose children and beams these are."""
+    limits, depth = limits.users(part), children.depth
+    scores = _child_scores(decoder, cache, part, children, beams, limits)
     if limits.gone is not None:
-        parents, at, there = _places(limits, depth, beams)
-        scores = _marked(scores, starts.gather(1, at) + limits.gone[depth] - above[parents], there)
+        _, at, there = _places(limits, depth, beams)
+        place = (children.begins - children.starts).gather(1, at) + limits.gone[depth]
+        scores = _marked(scores, place, there & (beams.scores.gather(1, at) > -torch.inf))
     kept, best, cut = best_positions(scores, count)
-    parents = torch.searchsorted(starts, kept, right=True) - 1
-    on = beams.nodes.gather(1, parents)
-    nodes = torch.minimum(above[on] + kept - starts.gather(1, parents), above[on + 1] - 1)
-    return beams.extended(nodes, parents, best, cut, broken)
+    parents, nodes = children.at(kept)
+    nodes = torch.where(best > -torch.inf, nodes, len(limits.trie.levels[depth]) - 1)
+    return beams.extended(nodes, parents, best, cut)
 
 
-def _without(scores: Tensor, limits: Allowed, depth: int, nodes: Tensor) -> Tensor:
-    """Scores (B, M) of nodes (B, M), -inf where no allowed item lies below."""
-    if limits.filter is None:
-        return scores
-    return scores.masked_fill(~limits.filter.alive(depth, limits.which, nodes), -torch.inf)
+def _child_scores(
+    decoder: CodeScorer, cache: Any, part: slice, children: Children, beams: Beams, limits: Allowed
+) -> Tensor:
+    """Scores (B, C), -inf where there is no child or none that is allowed."""
+    if beams.scores.is_cuda and importlib.util.find_spec("triton") is not None:
+        logits = decoder.logits(cache)
+        if logits is not None:
+            from semid.generative.children_triton import fused_scores  # Triton is optional
+
+            check_codes(logits.codes, limits.trie, children.depth)
+            return fused_scores(logits, children, beams, limits)
+    step = _at_least_float32(decoder.child_log_probs(cache, part, children))
+    there = children.there
+    if limits.filter is not None:
+        there = there & limits.filter.alive(children.depth, limits.which, children.nodes)
+    return (beams.scores.gather(1, children.owner) + step).masked_fill(~there, -torch.inf)
+
+
+def _at_least_float32(step: Tensor) -> Tensor:
+    """Sums of bfloat16 would tie where the model does not."""
+    return step if step.dtype == torch.float64 else step.float()
 
 
 def _places(limits: Allowed, depth: int, beams: Beams) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,7 +234,7 @@ def _ordinal(entries: Tensor) -> Tensor:
     return (entries ^ (entries >> 15)).long()
 
 
-def _check_codes(log_probs: Tensor, trie: CodeTrie, depth: int) -> None:
+def check_codes(log_probs: Tensor, trie: CodeTrie, depth: int) -> None:
     if log_probs.shape[-1] != trie.num_codes[depth]:
         raise InputError(
             f"The decoder scores {log_probs.shape[-1]} codes at level {depth + 1} but the semantic IDs have "

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.generative.blocks import Block
-from semid.generative.edges import edge_products
+from semid.generative.children import Children
+from semid.generative.edges import edge_products, pair_products, products_at
 from semid.generative.layers import Attention, EmbeddingTables, KeyValues, RMSNorm, SwiGLU, View, rotary_table
 from semid.generative.losses import shares, softmax_loss
 from semid.generative.trie import CodeTrie, Edges
@@ -160,21 +161,41 @@ class CodeHeads(nn.Module):
         """Logits (E,) of the codes along edges from M nodes, float32.
 
         Args:
-            hidden: (M, D) what the decoder knows at each.
-            query: (B, D) unit trunk states, each of M / B nodes in order.
+            hidden, query: (M, D) of each.
         """
         head = self.heads[level]
-        assert isinstance(head, nn.Linear)
         codes = tree.trie.levels[level].codes[edges.children].long()
-        if torch.is_grad_enabled() or len(codes) * _SPARSE > len(hidden) * self.num_codes[level]:
-            values: Tensor = head(hidden).float()[edges.owner, codes]
-        else:
-            values = edge_products(hidden, head.weight, edges.offsets, codes) + head.bias[codes]
+        values: Tensor = head(hidden).float()[edges.owner, codes]
         if tree.vectors is not None:
-            offsets = edges.offsets[:: len(hidden) // len(query)]
-            compared = edge_products(query, tree.vectors[level], offsets, edges.children)
+            compared = edge_products(query, tree.vectors[level], edges.offsets, edges.children)
             values = values + self.node_scale[level] * compared
         return values
+
+    def child_logits(
+        self, level: int, hidden: Tensor, query: Tensor, children: Children, tree: CodeTree
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of all children of beams, and the log-sum-exp (B, W) that each beam's are normalised by.
+
+        Args:
+            hidden: (B · W, D) what the decoder knows of each beam.
+            query: (B, D) unit trunk states.
+            children: of the beams.
+        """
+        head, users, codes = self.heads[level], len(query), children.codes
+        assert isinstance(head, nn.Linear)
+        if self.norm == "valid" and codes.numel() * _SPARSE <= len(hidden) * self.num_codes[level]:
+            products = pair_products(hidden, head.weight, children.row.flatten(), codes.flatten())
+            values, every = products.view(codes.shape) + head.bias[codes], None
+        else:
+            every = head(hidden).float().view(users, -1)
+            values = every.gather(1, children.owner * self.num_codes[level] + codes)
+        if tree.vectors is not None:
+            values = values + self.node_scale[level] * products_at(query, tree.vectors[level], children.nodes)
+        if self.norm == "valid" or every is None:
+            return values, children.log_sum_exp(values)
+        cells = (children.owner * self.num_codes[level] + codes).masked_fill(~children.there, every.shape[1])
+        whole = F.pad(every, (0, 1)).scatter(1, cells, values)[:, :-1]
+        return values, whole.reshape(*children.ends.shape, -1).logsumexp(-1)
 
 
 class CodeDecoder(nn.Module):

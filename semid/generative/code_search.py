@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semid.generative.beam_steps import StepLogits
+from semid.generative.children import Children
 from semid.generative.code_decoder import CodeHeads, CodeTree
 from semid.generative.precision import products_in
-from semid.generative.trie import Edges
 
 
 class CodeReader(Protocol):
@@ -91,21 +92,20 @@ class CodeSearch:
         """(M, K) of the next codes, -inf for those that no item goes on with."""
         return self.reader.heads.row_log_probs(cache.level, cache.hidden, cache.query, cache.nodes, self.tree)
 
-    def edge_log_probs(self, cache: SearchState, beams: slice, edges: Edges) -> Tensor:
-        """(E,) of the codes that lead from some of the M beams to all their children."""
-        users = slice(beams.start // cache.nodes.shape[1], beams.stop // cache.nodes.shape[1])
-        heads, hidden, query = self.reader.heads, cache.hidden[beams], cache.query[users]
-        if heads.norm == "full":
-            logits = heads.logits(cache.level, hidden, query, cache.nodes[users].flatten(), self.tree)
-            codes = self.tree.trie.levels[cache.level].codes[edges.children].long()
-            return F.log_softmax(logits, dim=-1)[edges.owner, codes]
-        logits = heads.edge_logits(cache.level, hidden, query, edges, self.tree)
-        distinct = self.tree.trie.distinct(cache.level, edges)
-        counted = logits if distinct is None else logits.masked_fill(~distinct, -torch.inf)
-        return logits - _log_sum_exp(counted, edges.owner, len(hidden))[edges.owner]
+    def child_log_probs(self, cache: SearchState, users: slice, children: Children) -> Tensor:
+        """(B, C) of the codes that lead from the beams of some users to all their children."""
+        width = cache.nodes.shape[1]
+        hidden, query = cache.hidden[users.start * width : users.stop * width], cache.query[users]
+        values, mass = self.reader.heads.child_logits(cache.level, hidden, query, children, self.tree)
+        return values - mass.gather(1, children.owner)
 
-
-def _log_sum_exp(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """log Σ exp of the values (E,) of each owner, (count,)."""
-    most = values.new_full((count,), -torch.inf).scatter_reduce(0, owner, values, "amax")
-    return most + values.new_zeros(count).index_add(0, owner, (values - most[owner]).exp()).log()
+    def logits(self, cache: SearchState) -> StepLogits | None:
+        """What these are made of."""
+        heads, vectors = self.reader.heads, self.tree.vectors
+        if heads.norm == "full" and vectors is not None:
+            return None
+        codes = heads.heads[cache.level](cache.hidden)
+        mass = torch.logsumexp(codes, -1) if heads.norm == "full" else None
+        if vectors is None:
+            return StepLogits(codes, mass=mass)
+        return StepLogits(codes, heads.node_scale[cache.level] * cache.query, vectors[cache.level])

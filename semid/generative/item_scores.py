@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semid.generative.beam_steps import MOST_EDGES, CodeScorer
+from semid.generative.beam_steps import MOST_PLACES, CodeScorer
+from semid.generative.children import Children
 from semid.generative.trie import CodeTrie
 
 
@@ -52,11 +53,11 @@ def _steps(
     if trie.table(depth) is not None:
         rows = place + torch.arange(users, device=place.device)[:, None] * count
         return decoder.log_probs(cache)[rows, trie.levels[depth].codes[nodes].long()]
-    parts, size = [], max(1, MOST_EDGES // (trie.levels[depth - 1].most_children * count))
+    children = Children.of(trie, depth, above)
+    parts, size = [], max(1, MOST_PLACES // children.size)
     for first in range(0, users, size):
         part = slice(first, min(first + size, users))
-        edges = trie.edges(depth, above[part].flatten())
-        steps = decoder.edge_log_probs(cache, slice(part.start * count, part.stop * count), edges)
-        ordinal = nodes[part] - trie.levels[depth - 1].children[above[part].gather(1, place[part])]
-        parts.append(steps[edges.offsets[:-1].view(-1, count).gather(1, place[part]) + ordinal])
+        here = children.users(part)
+        steps = decoder.child_log_probs(cache, part, here)
+        parts.append(steps.gather(1, (here.begins - here.starts).gather(1, place[part]) + nodes[part]))
     return torch.cat(parts)

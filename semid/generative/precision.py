@@ -1,5 +1,7 @@
 """In which precision matrix products are taken: float32, or bfloat16 where the machine has units for it."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from semid.errors import InputError
@@ -31,6 +33,6 @@ def _has_bf16_units() -> bool:
     return any(hasattr(torch.cpu, probe) and getattr(torch.cpu, probe)() for probe in probes)
 
 
-def products_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+def products_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
     """Take matrix products in ``dtype`` within; sums and what is not a product stay as they are."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from semid.generative.beam_search import beam_search
 from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
 from semid.generative.code_search import CodeSearch
+from semid.generative.graphed_search import SearchGraphs
 from semid.generative.histories import BatchBuilder, Segments, TokenBatch, query_segments
 from semid.generative.item_filter import ItemFilter
 from semid.generative.item_scores import score_items
@@ -103,14 +105,15 @@ class GenerativeRecommender:
 
     def weights_changed(self) -> None:
         """Forget the item vectors; call after the model has been trained on."""
-        for name in ("item_vectors", "_item_vectors", "_tree", "_least_differences"):
+        for name in ("item_vectors", "_item_vectors", "_tree", "_least_differences", "_graphs"):
             self.__dict__.pop(name, None)
 
     def among(self, candidates: np.ndarray) -> "GenerativeRecommender":
         """The same, recommending no other items than these rows (C,)."""
         other = copy(self)
         other.candidates = np.asarray(candidates, np.int64)
-        other.__dict__.pop("_allowed", None)
+        for name in ("_allowed", "_graphs"):
+            other.__dict__.pop(name, None)
         return other
 
     @cached_property
@@ -119,6 +122,10 @@ class GenerativeRecommender:
         allowed = torch.zeros(self.catalogue.num_items, dtype=torch.bool, device=self.catalogue.codes.device)
         allowed[torch.from_numpy(self.candidates)] = True
         return None if bool(allowed.all()) else ItemFilter.of(self.catalogue.trie, allowed)
+
+    @cached_property
+    def _graphs(self) -> SearchGraphs:
+        return SearchGraphs()
 
     @cached_property
     def item_vectors(self) -> np.ndarray:
@@ -190,7 +197,7 @@ class GenerativeRecommender:
         history = [KeyValues.concatenate(layers) for layers in zip(*pasts, strict=True)]
         return TrunkDecoder.of(self.model, batch, history, told), torch.cat(lasts)
 
-    def _products(self) -> torch.autocast:
+    def _products(self) -> AbstractContextManager[None]:
         return products_in(self.dtype, self.catalogue.codes.device)
 
     @property
@@ -279,6 +286,9 @@ class GenerativeRecommender:
         order, parts = np.argsort(self._read_again(states), kind="stable"), []
         for part in states.batches(beam):
             rows = order[part]
+            count = len(rows)
+            if states.states.is_cuda:  # few different shapes, as each has a graph of its own
+                rows = np.pad(rows, (0, (1 << (count - 1).bit_length()) - count), mode="edge")
             block = None if seen is None else torch.from_numpy(seen[rows]).to(states.states.device)
             search = self._search(states, rows)
             found = beam_search(
@@ -289,8 +299,9 @@ class GenerativeRecommender:
                 k=k,
                 allowed=self._allowed,
                 seen=block,
+                graphs=self._graphs,
             )
-            parts.append(found.ranking())
+            parts.append(found.ranking().select(np.arange(count)))
         return Ranking.concatenate(parts).select(np.argsort(order))
 
     def query_vectors(self, states: QueryStates) -> np.ndarray:

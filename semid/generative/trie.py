@@ -49,12 +49,10 @@ class TrieLevel:
         codes: (n,) int16, or int32 above 32,768 codes: the last code of each.
         children: (n + 1,) int32; the children of node i are nodes ``children[i]:children[i + 1]`` of the next level.
             Empty for the last level.
-        most_children: of one node, 0 for the last level.
     """
 
     codes: Tensor
     children: Tensor
-    most_children: int
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -113,6 +111,17 @@ class CodeTrie:
         """
         keys = codes if depth == 0 else nodes * self.num_codes[depth] + codes
         return torch.searchsorted(self._edges[depth], keys.contiguous()).clamp(max=len(self.levels[depth]) - 1)
+
+    def most_children(self, depth: int, count: int) -> int:
+        """How many children ``count`` different nodes of level ``depth`` have at most."""
+        if (depth, count) not in self._most:
+            counts = self.levels[depth].children.diff()
+            self._most[depth, count] = int(counts.topk(min(count, len(counts)), sorted=False).values.sum())
+        return self._most[depth, count]
+
+    @cached_property
+    def _most(self) -> dict[tuple[int, int], int]:
+        return {}
 
     def edges(self, depth: int, nodes: Tensor) -> Edges:
         """From nodes (M,) of level ``depth`` - 1 to all their children."""
@@ -198,21 +207,20 @@ class CodeTrie:
         keys, rows = semantic_ids.sorted_rows()
         is_unique = bool((keys[1:] != keys[:-1]).all())
         levels: list[TrieLevel] = []
-        children, most = np.zeros(0, np.int32), 0
+        children = np.zeros(0, np.int32)
         for depth in reversed(range(semantic_ids.num_levels)):
             keys, codes = semantic_ids.split(keys, depth + 1)
             kind = np.int16 if semantic_ids.num_codes[depth] <= 1 << 15 else np.int32
             pointers = torch.from_numpy(children).to(device)
-            levels.append(TrieLevel(torch.from_numpy(codes.astype(kind)).to(device), pointers, most))
+            levels.append(TrieLevel(torch.from_numpy(codes.astype(kind)).to(device), pointers))
             first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
             children, keys = np.append(first, len(keys)).astype(np.int32), keys[first]
-            most = int(np.diff(children).max())
         items = torch.from_numpy(rows.astype(np.int32)).to(device)
         return CodeTrie(tuple(reversed(levels)), items, semantic_ids.num_codes, is_unique)
 
     def to(self, device: torch.device | str) -> "CodeTrie":
         """The same trie on another device."""
-        levels = tuple(TrieLevel(lv.codes.to(device), lv.children.to(device), lv.most_children) for lv in self.levels)
+        levels = tuple(TrieLevel(level.codes.to(device), level.children.to(device)) for level in self.levels)
         return CodeTrie(levels, self.items.to(device), self.num_codes, self.is_unique)
 
 

@@ -40,7 +40,7 @@ def with_items(trie: CodeTrie, codes: np.ndarray) -> CodeTrie:
         if levels:
             added_children = torch.bincount(parents[new], minlength=len(counts))
             levels[-1] = _with_children(levels[-1], counts + added_children)
-        levels.append(TrieLevel(_insert(level.codes, place[new], column[new]), level.children, 0))
+        levels.append(TrieLevel(_insert(level.codes, place[new], column[new]), level.children))
         if is_last:
             break
         parents = place + new.cumsum(0) - (~known).long()
@@ -52,7 +52,7 @@ def with_items(trie: CodeTrie, codes: np.ndarray) -> CodeTrie:
 
 
 def _with_children(level: TrieLevel, counts: Tensor) -> TrieLevel:
-    return TrieLevel(level.codes, F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)), int(counts.max()))
+    return TrieLevel(level.codes, F.pad(counts.cumsum(0, dtype=torch.int32), (1, 0)))
 
 
 def _has(codes: Tensor, place: Tensor, low: Tensor, high: Tensor, wanted: Tensor) -> Tensor:

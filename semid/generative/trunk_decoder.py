@@ -65,6 +65,17 @@ class TrunkDecoder:
         places = Places(*(values[rows] for values in vars(self.places).values()))
         return TrunkDecoder(self.model, history, places, self.told[rows])
 
+    def tensors(self) -> list[Tensor]:
+        """All that was read, in one order."""
+        layers = [part for layer in self.history for part in (layer.keys, layer.values)]
+        return [*layers, *vars(self.places).values(), self.told]
+
+    def holding(self, tensors: list[Tensor]) -> "TrunkDecoder":
+        """The same with other :meth:`tensors` of these shapes."""
+        count = 2 * len(self.history)
+        history = [KeyValues(*pair) for pair in zip(tensors[:count:2], tensors[1:count:2], strict=True)]
+        return TrunkDecoder(self.model, history, Places(*tensors[count:-1]), tensors[-1])
+
     @property
     def heads(self) -> CodeHeads:
         """Of the model."""

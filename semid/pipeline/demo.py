@@ -13,6 +13,7 @@ from semid.data.synthetic.generator import SyntheticConfig, synthesise
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison
 from semid.generative.presets import PRESETS
+from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answering import AnswerConfig, Answerer
 from semid.pipeline.comparing import compare_modes
@@ -83,7 +84,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         dataset, tokenizer_config, out / TOKENIZER, settings=_fit_settings(tokenizer_config), progress=show
     )
     train_config = TrainConfig(epochs=config.epochs, seed=config.seed)
-    recommender = train_recommender(
+    train_recommender(
         dataset,
         tokenizer,
         PRESETS[config.preset].model,
@@ -92,6 +93,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         settings=_train_settings(config, train_config),
         progress=show,
     )
+    recommender = GenerativeRecommender.load(out / MODEL, precision="auto")
     answerer = Answerer(recommender, AnswerConfig(fallback=True))
     write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), progress=show), out / RESULT)
     return compare_modes(answerer, dataset, SPLIT, progress=show)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from semid.codes import SemanticIds
 from semid.errors import InputError
 from semid.generative.beam_search import BeamResult, beam_search, exact_beam_search
+from semid.generative.children import Children
 from semid.generative.item_filter import ItemFilter
-from semid.generative.trie import CodeTrie, Edges
+from semid.generative.trie import CodeTrie
 
 TWO = SemanticIds(np.array([[0, 2], [2, 2]], np.int32), (3, 3))
 
@@ -66,11 +67,12 @@ class TableDecoder:
             node = self.trie.step(depth, node, torch.tensor([code]))
         return int(node)
 
-    def edge_log_probs(self, cache: Any, beams: slice, edges: Edges) -> Tensor:
-        chosen = [beam for row in cache for beam in row][beams]
-        rows = torch.from_numpy(np.stack([self.log_probs_of(*beam) for beam in chosen]))
-        codes = self.trie.levels[len(chosen[0][1])].codes[edges.children]
-        return rows[edges.owner, codes.long()]
+    def child_log_probs(self, cache: Any, users: slice, children: Children) -> Tensor:
+        rows = np.stack([[self.log_probs_of(*beam) for beam in row] for row in cache[users]])
+        return torch.from_numpy(rows).flatten(1).gather(1, children.owner * rows.shape[2] + children.codes)
+
+    def logits(self, cache: Any) -> None:
+        return None
 
     def score(self, user: int, codes: np.ndarray) -> float:
         path = tuple(int(c) for c in codes)
@@ -85,12 +87,24 @@ def enumerate_all(
     return sorted((-decoder.score(user, ids.codes[r]), tuple(ids.codes[r].tolist()), r) for r in rows)
 
 
-def trie_of(ids: SemanticIds, *, by_rows: bool = True) -> CodeTrie:
-    """A trie that is searched by whole codebooks where it can, or by edges alone."""
+FORMS = ("rows", "children", "static")
+
+
+def decoder_of(
+    ids: SemanticIds, form: str, *, seed: int, values: int | None = None, kind: type[TableDecoder] = TableDecoder
+) -> TableDecoder:
+    """Of a trie that is searched by whole codebooks where it can, among children alone, or so in fixed shapes."""
     trie = CodeTrie.build(ids)
-    if not by_rows:
+    if form == "children":
         trie.__dict__["_tables"] = (None,) * len(trie.levels)
-    return trie
+    return kind(trie, seed=seed, values=values)
+
+
+def search_as(form: str, decoder: TableDecoder, state: Tensor, **settings: Any) -> BeamResult:
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "static":
+            patch.setattr("semid.generative.beam_steps._LOOKED_INTO", ())
+        return beam_search(decoder, state, decoder.trie, **settings)
 
 
 def only(trie: CodeTrie, *sets: list[int]) -> ItemFilter:
@@ -114,24 +128,25 @@ def catalogues(draw: st.DrawFn) -> SemanticIds:
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.data(), ids=catalogues(), by_rows=st.booleans())
-def test_wide_beam_equals_enumeration(data: st.DataObject, ids: SemanticIds, by_rows: bool) -> None:
+@given(data=st.data(), ids=catalogues(), form=st.sampled_from(FORMS))
+def test_wide_beam_equals_enumeration(data: st.DataObject, ids: SemanticIds, form: str) -> None:
     rows = st.integers(0, ids.num_items - 1)
     users = data.draw(st.integers(1, 3))
     filters = [sorted(data.draw(st.sets(rows))) for _ in range(data.draw(st.integers(1, 2)))]
     which = data.draw(st.lists(st.integers(0, len(filters) - 1), min_size=users, max_size=users))
     seen = [data.draw(st.lists(rows, max_size=12)) for _ in range(users)]
     k = data.draw(st.integers(1, 30))
-    trie = trie_of(ids, by_rows=by_rows)
-    decoder = TableDecoder(trie, seed=data.draw(st.integers(0, 5)), values=data.draw(st.sampled_from([None, 2])))
+    values = data.draw(st.sampled_from([None, 2]))
+    decoder = decoder_of(ids, form, seed=data.draw(st.integers(0, 5)), values=values)
+    trie = decoder.trie
     padded = torch.full((users, 12), -1)
     for user, items in enumerate(seen):
         padded[user, : len(items)] = torch.tensor(items, dtype=torch.int64)
 
-    result = beam_search(
+    result = search_as(
+        form,
         decoder,
         states(*range(users)),
-        trie,
         beam=30,
         k=k,
         allowed=only(trie, *filters),
@@ -150,18 +165,19 @@ def test_wide_beam_equals_enumeration(data: st.DataObject, ids: SemanticIds, by_
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), ids=catalogues(), by_rows=st.booleans())
+@given(data=st.data(), ids=catalogues(), form=st.sampled_from(FORMS))
 def test_narrow_beam_returns_real_items_and_proves_only_what_is_true(
-    data: st.DataObject, ids: SemanticIds, by_rows: bool
+    data: st.DataObject, ids: SemanticIds, form: str
 ) -> None:
     beam = data.draw(st.integers(1, 6))
     k = data.draw(st.integers(1, beam))
     seen = data.draw(st.lists(st.integers(0, ids.num_items - 1), max_size=10))
     allowed = sorted(data.draw(st.sets(st.integers(0, ids.num_items - 1), min_size=1)))
-    trie = trie_of(ids, by_rows=by_rows)
-    decoder = TableDecoder(trie, seed=data.draw(st.integers(0, 5)), values=data.draw(st.sampled_from([None, 2])))
+    values = data.draw(st.sampled_from([None, 2]))
+    decoder = decoder_of(ids, form, seed=data.draw(st.integers(0, 5)), values=values)
+    trie = decoder.trie
     seen_rows = torch.tensor([seen], dtype=torch.int64).reshape(1, -1)
-    result = beam_search(decoder, states(7), trie, beam=beam, k=k, seen=seen_rows, allowed=only(trie, allowed))
+    result = search_as(form, decoder, states(7), beam=beam, k=k, seen=seen_rows, allowed=only(trie, allowed))
 
     items, scores = result.items[0].tolist(), result.scores[0].tolist()
     everything = enumerate_all(decoder, ids, 7, allowed, seen)
@@ -179,21 +195,21 @@ def test_narrow_beam_returns_real_items_and_proves_only_what_is_true(
 
 @settings(max_examples=40, deadline=None)
 @given(ids=catalogues(), beam=st.integers(1, 8))
-def test_rows_and_edges_find_the_same(ids: SemanticIds, beam: int) -> None:
+def test_all_forms_find_the_same(ids: SemanticIds, beam: int) -> None:
     found = []
-    for by_rows in (True, False):
-        trie = trie_of(ids, by_rows=by_rows)
-        result = beam_search(TableDecoder(trie, seed=1, values=3), states(0, 1, 2), trie, beam=beam, k=beam)
+    for form in FORMS:
+        decoder = decoder_of(ids, form, seed=1, values=3)
+        result = search_as(form, decoder, states(0, 1, 2), beam=beam, k=beam)
         found.append((result.items.tolist(), result.scores.tolist(), result.bound.tolist()))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
-def test_users_are_taken_some_at_a_time_where_edges_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_are_taken_some_at_a_time_where_children_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = SemanticIds(np.random.default_rng(0).integers(0, 6, (80, 3)).astype(np.int32), (6, 6, 6))
-    trie = trie_of(ids, by_rows=False)
-    whole = beam_search(TableDecoder(trie, seed=1), states(0, 1, 2, 3, 4), trie, beam=7, k=5)
-    monkeypatch.setattr("semid.generative.beam_steps.MOST_EDGES", 60)
-    parts = beam_search(TableDecoder(trie, seed=1), states(0, 1, 2, 3, 4), trie, beam=7, k=5)
+    decoder = decoder_of(ids, "children", seed=1)
+    whole = beam_search(decoder, states(0, 1, 2, 3, 4), decoder.trie, beam=7, k=5)
+    monkeypatch.setattr("semid.generative.beam_steps.MOST_PLACES", 60)
+    parts = beam_search(decoder, states(0, 1, 2, 3, 4), decoder.trie, beam=7, k=5)
     assert torch.equal(parts.items, whole.items)
     assert torch.equal(parts.bound, whole.bound)
 
@@ -268,6 +284,39 @@ def test_greedy_beam_is_told_from_exact_by_hand() -> None:
     assert exact_beam_search(two_step, states(0), two_step.trie, beam=1, k=1).items.tolist() == [[1]]
 
 
+class Trap(TableDecoder):
+    """Prefixes that begin well have many children, all alike; the worst one of each level has a single child."""
+
+    def log_probs_of(self, user: int, prefix: tuple[int, ...]) -> np.ndarray:
+        size = self.num_codes[len(prefix)]
+        if not prefix:
+            return np.log(np.linspace(2, 1, size) / np.linspace(2, 1, size).sum())
+        if prefix[-1] == self.num_codes[len(prefix) - 1] - 1:
+            return np.where(np.arange(size) == size - 1, 0.0, -np.inf)
+        return np.full(size, -np.log(size))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("levels", [2, 3])
+def test_where_every_narrow_beam_fails_it_says_so_and_the_exact_one_does_not(form: str, levels: int) -> None:
+    """The best item is under the least likely first code, which only a beam as wide as the level keeps."""
+    size, last = 8, [7] * levels
+    every = np.stack(np.meshgrid(*[np.arange(size)] * levels, indexing="ij"), -1).reshape(-1, levels)
+    codes = np.array([row for row in every.tolist() if row[0] < size - 1] + [last], np.int32)
+    decoder = decoder_of(SemanticIds(codes, (size,) * levels), form, seed=0, kind=Trap)
+    best = len(codes) - 1
+    for beam in range(1, size):
+        found = search_as(form, decoder, states(0), beam=beam, k=1)
+        assert found.items.tolist() != [[best]]
+        assert found.exact.tolist() == [False]
+    for found in (
+        search_as(form, decoder, states(0), beam=size, k=1),
+        exact_beam_search(decoder, states(0), decoder.trie, beam=1, k=1),
+    ):
+        assert found.items.tolist() == [[best]]
+        assert found.exact.tolist() == [True]
+
+
 @pytest.mark.parametrize("how", ["seen", "filtered"])
 def test_nodes_without_items_left_take_no_place(how: str) -> None:
     """The best first code has no item left; a filter after a beam of one would return nothing."""
@@ -321,8 +370,8 @@ def test_no_users() -> None:
     assert (result.items.shape, result.scores.shape, result.exact.shape) == ((0, 2), (0, 2), (0,))
 
 
-@pytest.mark.parametrize("by_rows", [True, False])
-def test_low_precision_decoder_is_summed_in_float32(by_rows: bool) -> None:
+@pytest.mark.parametrize("form", ["rows", "children"])
+def test_low_precision_decoder_is_summed_in_float32(form: str) -> None:
     class Coarse(TableDecoder):
         def first(self, state: Tensor) -> tuple[Tensor, Any]:
             table, cache = super().first(state)
@@ -331,11 +380,11 @@ def test_low_precision_decoder_is_summed_in_float32(by_rows: bool) -> None:
         def log_probs(self, cache: Any) -> Tensor:
             return super().log_probs(cache).bfloat16()
 
-        def edge_log_probs(self, cache: Any, beams: slice, edges: Edges) -> Tensor:
-            return super().edge_log_probs(cache, beams, edges).bfloat16()
+        def child_log_probs(self, cache: Any, users: slice, children: Children) -> Tensor:
+            return super().child_log_probs(cache, users, children).bfloat16()
 
     ids = SemanticIds(np.array([[0, 1], [2, 2]], np.int32), (3, 3))
-    decoder = Coarse(trie_of(ids, by_rows=by_rows), seed=0)
+    decoder = decoder_of(ids, form, seed=0, kind=Coarse)
     result = beam_search(decoder, states(0), decoder.trie, beam=2, k=2)
     for item, score in zip(result.items[0].tolist(), result.scores[0].tolist(), strict=True):
         steps = [torch.tensor(decoder.log_probs_of(0, tuple(ids.codes[item, :level]))).bfloat16() for level in (0, 1)]
@@ -356,9 +405,7 @@ def test_ranking_has_plain_arrays() -> None:
 class Broken(TableDecoder):
     """Gives one bad value for one code of the level."""
 
-    def __init__(self, trie: CodeTrie, level: int, value: float) -> None:
-        super().__init__(trie, seed=0)
-        self.level, self.value = level, value
+    level, value = 0, 0.0
 
     def log_probs_of(self, user: int, prefix: tuple[int, ...]) -> np.ndarray:
         table = super().log_probs_of(user, prefix)
@@ -367,13 +414,13 @@ class Broken(TableDecoder):
         return table
 
 
-@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3.0])
-def test_broken_decoder_is_an_error(level: int, value: float, by_rows: bool) -> None:
-    trie = trie_of(TWO, by_rows=by_rows)
+def test_broken_decoder_is_an_error(level: int, value: float, form: str) -> None:
+    decoder = decoder_of(TWO, form, seed=0, kind=type("OfLevel", (Broken,), {"level": level, "value": value}))
     with pytest.raises(InputError, match="NaN or a positive log-probability"):
-        beam_search(Broken(trie, level, value), states(0), trie, beam=2, k=1)
+        search_as(form, decoder, states(0), beam=2, k=1)
 
 
 @pytest.mark.parametrize(

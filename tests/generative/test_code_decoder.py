@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from semid.codes import SemanticIds
 from semid.generative.beam_search import beam_search
+from semid.generative.children import Children
 from semid.generative.code_decoder import CodeDecoder, CodeTree
 from semid.generative.code_search import CodeSearch
 from semid.generative.item_filter import ItemFilter
@@ -208,18 +209,18 @@ def test_steps_with_beams_and_parents_equal_teacher_forcing(
             for depth, code in enumerate(prefixes[user][-1]):
                 nodes[user, beam] = tree.trie.step(depth, nodes[user, beam], torch.tensor(code))
         cache = search.next(cache, parents, nodes)
-        edges = tree.trie.edges(level, nodes.flatten())
-        codes = tree.trie.levels[level].codes[edges.children].long()
-        along = search.edge_log_probs(cache, slice(0, batch * beams), edges)
+        children = Children.of(tree.trie, level, nodes)
+        along = search.child_log_probs(cache, slice(0, batch), children)
         rows = None if tree.trie.table(level) is None else search.log_probs(cache)
         for user, beam in product(range(batch), range(beams)):
             forced = torch.tensor([[*prefixes[user][beam], *[0] * (4 - level)]])
             expected = log_probabilities(build, decoder, state[user : user + 1], forced, tree)[level][0]
-            here = edges.owner == user * beams + beam
+            here = (children.row == user * beams + beam) & children.there
+            codes = children.codes[here]
             assert norm == "full" or expected.isfinite().sum() == here.sum()
-            torch.testing.assert_close(along[here], expected[codes[here]], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(along[here], expected[codes], rtol=1e-4, atol=1e-5)
             if rows is not None:
-                expected[torch.isin(torch.arange(SIZES[level]), codes[here], invert=True)] = -torch.inf
+                expected[torch.isin(torch.arange(SIZES[level]), codes, invert=True)] = -torch.inf
                 torch.testing.assert_close(rows[user * beams + beam], expected, rtol=1e-4, atol=1e-5)
     assert rows is not None
 

@@ -23,10 +23,10 @@ def test_small_trie_by_hand() -> None:
     assert not trie.is_unique
     assert first.codes.tolist() == [0, 1, 2]
     assert first.children.tolist() == [0, 3, 4, 5]
-    assert first.most_children == 3
+    assert [trie.most_children(0, count) for count in (1, 2, 9)] == [3, 4, 5]
     assert first.parent(torch.arange(5)).tolist() == [0, 0, 0, 1, 2]
     assert second.codes.tolist() == [1, 2, 2, 0, 2]
-    assert (len(second.children), second.most_children) == (0, 0)
+    assert len(second.children) == 0
     edges = trie.edges(1, torch.tensor([2, 0, 1]))
     assert edges.offsets.tolist() == [0, 1, 4, 5]
     assert edges.owner.tolist() == [0, 1, 1, 1, 2]
@@ -52,7 +52,7 @@ def test_paths_of_the_trie_are_the_codes_of_the_items(codes: np.ndarray) -> None
             return [prefix]
         assert sorted(rows) == [r for r in range(len(codes)) if tuple(codes[r, : level + 1]) == prefix]
         children = list(range(*here.children[node : node + 2].tolist()))
-        assert len(children) <= here.most_children
+        assert len(children) <= trie.most_children(level, 1)
         assert here.parent(torch.tensor(children)).tolist() == [node] * len(children)
         return [path for child in children for path in walk(level + 1, child, prefix)]
 
@@ -125,7 +125,6 @@ def test_moving_keeps_every_tensor() -> None:
     assert (moved.num_codes, moved.is_unique) == ((3, 4), False)
     assert torch.equal(moved.items, trie.items)
     for ours, theirs in zip(moved.levels, trie.levels, strict=True):
-        assert ours.most_children == theirs.most_children
         assert all(torch.equal(getattr(ours, n), getattr(theirs, n)) for n in ("codes", "children"))
 
 
