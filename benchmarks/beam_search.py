@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from training import dataset_of
 
 from semid.codes import SemanticIds
+from semid.data.plain_queries import queries_from_histories
 from semid.generative.beam_search import beam_search
 from semid.generative.beam_steps import Beams, StepLogits, next_beams
 from semid.generative.catalogue import Catalogue
@@ -36,7 +37,7 @@ from semid.generative.children import Children
 from semid.generative.config import ModelConfig
 from semid.generative.item_filter import Allowed, ItemFilter
 from semid.generative.model import Model
-from semid.generative.recommender import GenerativeRecommender, queries_from_histories
+from semid.generative.recommender import GenerativeRecommender
 from semid.generative.trie import CodeTrie
 from semid.generative.trie_growth import with_items
 
@@ -149,7 +150,7 @@ def recommender_of(codes: np.ndarray, settings: argparse.Namespace, **changes: A
         heads=heads,
         kv_heads=heads,
         features=("id", "codes"),
-        context=settings.tokens,
+        context=settings.tokens // (1 + LEVELS),
     )
     torch.manual_seed(0)
     model = Model(replace(config, **changes).restricted_to(catalogue.available()), catalogue)
@@ -203,11 +204,9 @@ def selection(settings: argparse.Namespace) -> list[Row]:
                 "semid": search,
                 "without a constraint": partial(free, steps, settings.beam),
             }
-            try:
-                systems["STATIC"] = partial(decoders.Static(codes, settings.codes).search, steps, settings.beam)
-            except ModuleNotFoundError:
-                Console(stderr=True).print("STATIC is not installed: left out.")
-            else:
+            peer = static(codes, settings)
+            if peer is not None and settings.beam <= settings.codes:  # it takes no wider one
+                systems["STATIC"] = partial(peer.search, steps, settings.beam)
                 with torch.inference_mode():
                     theirs, mine = systems["STATIC"]().numpy(), codes[search().items.numpy()]
                 places = settings.codes ** np.arange(LEVELS)
@@ -224,10 +223,8 @@ def levels(settings: argparse.Namespace) -> list[Row]:
     rows = []
     codes = uniform_codes(settings.items, settings.codes)
     trie = CodeTrie.build(SemanticIds(codes, (settings.codes,) * LEVELS))
-    try:
-        peer = decoders.Static(codes, settings.codes)
-    except ModuleNotFoundError:
-        Console(stderr=True).print("STATIC is not installed: left out.")
+    peer = static(codes, settings)
+    if peer is None:
         return []
     for batch in settings.batches:
         generator = torch.Generator().manual_seed(batch)
@@ -242,7 +239,7 @@ def levels(settings: argparse.Namespace) -> list[Row]:
             limits = Allowed.of(trie, batch, None, None, None)
             cache = (depth, nodes.flatten())
             systems: dict[str, Callable[[], Any]] = {
-                "semid": partial(next_beams, given, cache, depth, beams, settings.beam, limits)
+                "semid": partial(next_beams, given, cache, depth, beams, nodes.shape[1], limits)
             }
             chosen = above.codes[nodes].long()
             if depth == 1:
@@ -260,6 +257,15 @@ def levels(settings: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def static(codes: np.ndarray, settings: argparse.Namespace) -> decoders.Static | None:
+    """STATIC's index, where it is installed."""
+    try:
+        return decoders.Static(codes, settings.codes)
+    except ModuleNotFoundError:
+        Console(stderr=True).print("STATIC is not installed: left out.")
+        return None
+
+
 def free(steps: Sequence[Tensor], beam: int) -> Tensor:
     """The same search where every code may follow every other."""
     scores = steps[0].topk(beam, 1).values
@@ -273,28 +279,18 @@ def index(settings: argparse.Namespace) -> list[Row]:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, settings.codes, (settings.items, LEVELS), dtype=np.int32)
     ids = SemanticIds(codes, (settings.codes,) * LEVELS)
-    began = time.perf_counter()
     trie = CodeTrie.build(ids)
-    built = time.perf_counter() - began
     structure = sum(level.codes.nbytes + level.children.nbytes for level in trie.levels) / settings.items
-    rows = [
-        Row(
-            "index",
-            "build, one run",
-            "semid",
-            built,
-            f"{structure:.2f} + {trie.items.nbytes / settings.items:.0f} bytes an item",
-        )
-    ]
     mask = torch.from_numpy(rng.random(settings.items) < 0.5)
     more = rng.integers(0, settings.codes, (max(1, settings.items // 100), LEVELS), dtype=np.int32)
     tasks = {
+        "build": partial(CodeTrie.build, ids),
         "filter half the items": partial(ItemFilter.of, trie, mask),
         "add one percent": partial(with_items, trie, more),
     }
-    for name, seconds in taking_turns(tasks, min(settings.repeats, 5)).items():
-        rows.append(Row("index", name, "semid", seconds, ""))
-    return rows
+    size = f"{structure:.2f} + {trie.items.nbytes / settings.items:.0f} bytes an item"
+    found = taking_turns(tasks, min(settings.repeats, 5))
+    return [Row("index", name, "semid", taken, size if name == "build" else "") for name, taken in found.items()]
 
 
 def uniform_codes(items: int, size: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from torch import Tensor
 from training import dataset_of
 
 from semid.codes import SemanticIds
+from semid.data.plain_queries import queries_from_histories
 from semid.generative.beam_search import beam_search
 from semid.generative.beam_steps import Beams, StepLogits, next_beams
 from semid.generative.catalogue import Catalogue
@@ -35,7 +36,7 @@ from semid.generative.config import ModelConfig
 from semid.generative.graphed_search import SearchGraphs
 from semid.generative.item_filter import Allowed
 from semid.generative.model import Model
-from semid.generative.recommender import GenerativeRecommender, queries_from_histories
+from semid.generative.recommender import GenerativeRecommender
 from semid.generative.trie import CodeTrie
 from semid.selection import best_positions
 

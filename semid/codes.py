@@ -73,7 +73,8 @@ class SemanticIds:
 
     def split(self, keys: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
         """Undo one step of :meth:`keys`: the keys of the first ``levels - 1`` codes, and the last codes. (M,) each"""
-        before, codes = np.divmod(keys, self.num_codes[levels - 1])
+        before = keys // self.num_codes[levels - 1]
+        codes = keys - before * self.num_codes[levels - 1]  # several times faster than divmod
         return (self._prefixes[levels - 1][before] if levels - 1 in self._prefixes else before), codes
 
     def sorted_rows(self) -> tuple[np.ndarray, np.ndarray]:

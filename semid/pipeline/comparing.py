@@ -6,9 +6,9 @@ import numpy as np
 
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
+from semid.data.plain_queries import seen_items
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison, ModeResult, compare, median_latency_ms
-from semid.generative.recommender import seen_items
 from semid.pipeline.answering import Answer, Answerer
 from semid.progress import Progress, silent
 from semid.ranking import Ranking

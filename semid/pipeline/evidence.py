@@ -11,9 +11,11 @@ import numpy as np
 
 from semid.data.dataset import ranges
 from semid.data.events import Queries
+from semid.data.plain_queries import seen_items
 from semid.data.timeline import DAY, WEEK, Timeline
 from semid.data.transitions import ages, latest_first
-from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
+from semid.generative.history_encoder import QueryStates
+from semid.generative.recommender import GenerativeRecommender
 from semid.ranking import Ranking
 from semid.retrieval.combining import Candidates, fit_weights
 from semid.retrieval.hybrid import union

@@ -49,7 +49,7 @@ def write_recommendations(
     made_from = {
         "checksums": [artifact.checksum if artifact else None for artifact in artifacts],
         "candidates": crc32(answerer.recommender.candidates.tobytes()),
-        "precision": str(answerer.recommender.dtype),
+        "precision": str(answerer.recommender.encoder.dtype),
         "modes": list(modes),
         "answers": asdict(answerer.config) | {"budget": [list(part) for part in answerer.config.budget]},
         "source": [str(source), source.stat().st_size, source.stat().st_mtime_ns] if source else None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
+from semid.data.plain_queries import queries_from_histories
 from semid.generative.beam_search import _last_beams, beam_search
 from semid.generative.beam_steps import Beams, StepLogits
 from semid.generative.catalogue import Catalogue
@@ -20,7 +21,7 @@ from semid.generative.code_decoder import CodeDecoder, CodeTree
 from semid.generative.code_search import CodeSearch
 from semid.generative.graphed_search import Inputs, SearchGraphs
 from semid.generative.item_filter import Allowed, ItemFilter
-from semid.generative.recommender import GenerativeRecommender, queries_from_histories
+from semid.generative.recommender import GenerativeRecommender
 from semid.generative.trie import CodeTrie, TrieLevel
 
 SIZES, WIDTH, ITEMS = (7, 12, 40), 16, 600

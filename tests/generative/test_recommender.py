@@ -15,16 +15,18 @@ from torch.nn import functional as F
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
+from semid.data.plain_queries import queries_from_histories, seen_items
 from semid.errors import InputError
+from semid.generative import history_encoder as module
 from semid.generative import model as model_module
-from semid.generative import recommender as module
 from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
 from semid.generative.config import ActionConfig
 from semid.generative.histories import BatchBuilder, query_segments
+from semid.generative.history_encoder import QueryStates
 from semid.generative.model import Model
 from semid.generative.moe import MoEConfig
-from semid.generative.recommender import GenerativeRecommender, QueryStates, queries_from_histories, seen_items
+from semid.generative.recommender import GenerativeRecommender
 from semid.ranking import Ranking
 
 HISTORIES = [[3, 7], [1], [4, 4, 9, 2, 11, 13, 20, 21, 6, 5], [22, 23, 0]]

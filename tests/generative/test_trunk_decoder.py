@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING, EventLog, Queries
-from semid.generative import recommender as module
+from semid.generative import history_encoder as module
 from semid.generative.catalogue import Catalogue
 from semid.generative.config import ActionConfig, ModelConfig, TrunkConfig
 from semid.generative.histories import BatchBuilder, TokenBatch, query_segments, training_segments
@@ -197,15 +197,15 @@ def test_a_code_layout_has_no_code_decoder(build: Any, catalogue: Catalogue) -> 
 def test_histories_are_read_a_few_at_a_time(
     build: Any, rich: Dataset, catalogue: Catalogue, queries: Queries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With four tokens an event, attention within a history takes sixteen times the memory; and none is padded to
-    the length of those read at another time."""
+    """As many as their attention may take memory; and none is padded to the length of those read at another time."""
     recommender = recommender_of(build, rich, catalogue)
     items = np.tile(np.arange(5), (len(queries), 1))
     states = recommender.encode(queries)
     whole, lists = recommender.code_scores(states, items), recommender.generate(states, beam=5, k=5)
-    assert recommender._queries_at_once == 16
-    monkeypatch.setattr(module, "_BATCH_QUERIES", 48)
-    assert recommender._queries_at_once == 3
+    most = 3 * 4 * (4 * 4) ** 2  # three times four heads, four events of four tokens
+    monkeypatch.setattr(module, "_CACHED_SCORES", most)
+    parts = recommender.encoder._parts(np.array([1, 2, 4, 4, 4, 4, 4, 9, 2]))
+    assert [(part.start, part.stop) for part in parts] == [(0, 3), (3, 6), (6, 7), (7, 8), (8, 9)]
     read, last_states = [], recommender.model.last_states
 
     def spy(batch: TokenBatch, *arguments: Any) -> Any:
@@ -219,7 +219,8 @@ def test_histories_are_read_a_few_at_a_time(
     np.testing.assert_array_equal(again.items, lists.items)
     np.testing.assert_allclose(again.scores, lists.scores, rtol=1e-4, atol=1e-4)
     assert len({tokens for (_, tokens), _ in read}) > 1
-    assert all(queries <= 3 and tokens == longest for (queries, tokens), longest in read)
+    assert all(tokens == longest for (_, tokens), longest in read)
+    assert all(queries == 1 or queries * 4 * (4 * tokens) ** 2 <= most for (queries, tokens), _ in read)
 
 
 @pytest.mark.parametrize("condition", [("late",), ("add", "late")])
@@ -243,8 +244,8 @@ def test_what_was_read_once_serves_all_questions(
 
     def asked() -> tuple[Any, ...]:
         found: list[Any] = [[], [], [], [], []]
-        order = np.concatenate(recommender.blocks(queries))
-        for rows in recommender.blocks(queries):
+        order = np.concatenate(recommender.encoder.blocks(queries))
+        for rows in recommender.encoder.blocks(queries):
             states, items = recommender.encode(queries.select(rows), "buy"), np.tile(np.arange(7), (len(rows), 1))
             ranking = recommender.generate(states, beam=5, k=5)
             parts = (ranking.items, ranking.scores, recommender.query_vectors(states))
@@ -257,8 +258,8 @@ def test_what_was_read_once_serves_all_questions(
     assert sum(read) == len(queries) * (1 if condition == ("late",) else 2)
     read.clear()
     monkeypatch.setattr(module, "_KEPT_NUMBERS", 0)
-    assert len(recommender.blocks(queries)) == len(queries)
-    monkeypatch.setattr(type(recommender), "blocks", lambda self, queries: [np.arange(len(queries))])
+    assert len(recommender.encoder.blocks(queries)) == len(queries)
+    monkeypatch.setattr(type(recommender.encoder), "blocks", lambda self, queries: [np.arange(len(queries))])
     again = asked()
     assert sum(read) > 3 * len(queries)
     np.testing.assert_array_equal(once[0], again[0])

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from semid.data.dataset import Dataset
+from semid.data.plain_queries import seen_items
 from semid.errors import InputError
-from semid.generative.recommender import GenerativeRecommender, QueryStates, seen_items
+from semid.generative.history_encoder import QueryStates
+from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline.answering import AnswerConfig, Answerer
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from semid.data.events import TIME_MISSING
+from semid.data.plain_queries import queries_from_histories
 from semid.data.timeline import Timeline
-from semid.generative.recommender import queries_from_histories
 from semid.pipeline.evidence import Past, _of_popularity
 
 HISTORIES = [[4, 1, 4, 7], [2], [9, 8, 1]]
