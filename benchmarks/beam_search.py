@@ -197,15 +197,16 @@ def selection(settings: argparse.Namespace) -> list[Row]:
             logits = [torch.randn(batch, settings.codes, generator=generator) for _ in range(LEVELS)]
             steps = [F.log_softmax(level, -1) for level in logits]
             # All beams of a user see the same, as systems do not hold them in the same order.
-            steps[1:] = [level.repeat_interleave(settings.beam, dim=0) for level in steps[1:]]
+            widths = [min(settings.beam, len(level)) for level in trie.levels]
+            steps[1:] = [step.repeat_interleave(width, dim=0) for step, width in zip(steps[1:], widths, strict=False)]
             state = torch.zeros(batch, 1)
             search = partial(beam_search, Given(trie, steps), state, trie, beam=settings.beam, k=settings.beam)
-            systems: dict[str, Callable[[], Any]] = {
-                "semid": search,
-                "without a constraint": partial(free, steps, settings.beam),
-            }
-            peer = static(codes, settings)
-            if peer is not None and settings.beam <= settings.codes:  # it takes no wider one
+            systems: dict[str, Callable[[], Any]] = {"semid": search}
+            peer = None
+            if settings.beam <= settings.codes:  # the others take no wider one
+                systems["without a constraint"] = partial(free, steps, settings.beam)
+                peer = static(codes, settings)
+            if peer is not None:
                 systems["STATIC"] = partial(peer.search, steps, settings.beam)
                 with torch.inference_mode():
                     theirs, mine = systems["STATIC"]().numpy(), codes[search().items.numpy()]
