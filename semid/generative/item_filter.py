@@ -89,7 +89,7 @@ def _taken(masks: Tensor, items: Tensor) -> Tensor:
 
 
 def _counts_before(alive: Tensor) -> Tensor:
-    """(F, n + 1) int32, how many of (F, n) bool before each place are True; NumPy sums four times as fast on a CPU."""
+    """(F, n + 1) int32, how many of (F, n) bool before each place are True; NumPy is four times as fast on a CPU."""
     if alive.device.type != "cpu":
         return F.pad(alive.cumsum(1, dtype=torch.int32), (1, 0))
     counts = np.zeros((alive.shape[0], alive.shape[1] + 1), np.int32)
