@@ -13,7 +13,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -40,6 +40,7 @@ from semid.generative.model import Model
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.trie import CodeTrie
 from semid.generative.trie_growth import with_items
+from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 LEVELS = 3
 SECTIONS = ("requests", "selection", "levels", "index")
@@ -61,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--codes", type=int, default=256, help="a level")
+    parser.add_argument("--tokenizer", help="selection among the codes of a fitted one, of three levels")
     parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")], default=[1, 16])
     parser.add_argument("--beam", type=int, default=50)
     parser.add_argument("--width", type=int, default=128)
@@ -187,10 +189,7 @@ class Given:
 def selection(settings: argparse.Namespace) -> list[Row]:
     """All levels from given log-probabilities to beams; STATIC's harness takes its log-softmax as well."""
     rows = []
-    for kind, codes in (
-        ("uniform", uniform_codes(settings.items, settings.codes)),
-        ("skewed", skewed_codes(settings.items, settings.codes)),
-    ):
+    for kind, codes in catalogues(settings):
         trie = CodeTrie.build(SemanticIds(codes, (settings.codes,) * LEVELS))
         for batch in settings.batches:
             generator = torch.Generator().manual_seed(batch)
@@ -292,6 +291,15 @@ def index(settings: argparse.Namespace) -> list[Row]:
     size = f"{structure:.2f} + {trie.items.nbytes / settings.items:.0f} bytes an item"
     found = taking_turns(tasks, min(settings.repeats, 5))
     return [Row("index", name, "semid", taken, size if name == "build" else "") for name, taken in found.items()]
+
+
+def catalogues(settings: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
+    """Codes (N, 3) of catalogues."""
+    if settings.tokenizer is not None:
+        yield "fitted", SemanticIdTokenizer.load(settings.tokenizer).semantic_ids_.codes
+        return
+    yield "uniform", uniform_codes(settings.items, settings.codes)
+    yield "skewed", skewed_codes(settings.items, settings.codes)
 
 
 def uniform_codes(items: int, size: int) -> np.ndarray:

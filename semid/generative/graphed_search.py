@@ -51,8 +51,10 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class _Captured:
+    """A graph, and all that it reads and writes, which must not be freed."""
+
     graph: "torch.cuda.CUDAGraph"
-    inputs: list[Tensor]
+    inputs: Inputs
     beams: Beams
 
 
@@ -72,15 +74,14 @@ class SearchGraphs:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         captured = self._graphs[key]
-        for mine, value in zip(captured.inputs, given, strict=True):
+        for mine, value in zip(captured.inputs.tensors(), given, strict=True):
             mine.copy_(value)
         captured.graph.replay()
         return Beams(*(value.clone() for value in vars(captured.beams).values()))
 
 
 def _capture(search: Run, inputs: Inputs) -> _Captured:
-    held = [value.clone() for value in inputs.tensors()]
-    mine = inputs.of(held)
+    mine = inputs.of([value.clone() for value in inputs.tensors()])
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what is made once, and the kernels, are made now
@@ -90,4 +91,4 @@ def _capture(search: Run, inputs: Inputs) -> _Captured:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         beams = search(mine.search, mine.state, mine.limits)
-    return _Captured(graph, held, beams)
+    return _Captured(graph, mine, beams)
