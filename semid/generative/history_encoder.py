@@ -20,8 +20,8 @@ from semid.generative.model import Model
 from semid.generative.precision import products_in
 from semid.generative.trunk_decoder import TrunkDecoder
 
-# Queries times what each is looked at in, at once.
-BATCH_ROWS = 12_800
+# Queries times ways each is looked at in, at once: on a CPU so few that their vectors stay in cache.
+_ROWS, _CPU_ROWS = 12_800, 3_200
 _BATCH_QUERIES = 256
 _CACHED_SCORES = 1 << 20
 # Of keys and values that are kept between searches.
@@ -51,8 +51,13 @@ class QueryStates:
 
     def batches(self, width: int) -> Iterator[slice]:
         """Slices of queries, each looked at in ``width`` ways at once, so that memory stays bounded."""
-        size = max(1, BATCH_ROWS // max(width, 1))
+        size = self.at_once(width)
         return (slice(first, first + size) for first in range(0, len(self), size))
+
+    def at_once(self, width: int) -> int:
+        """How many queries such a slice has."""
+        rows = _CPU_ROWS if self.states.device.type == "cpu" else _ROWS
+        return max(1, rows // max(width, 1))
 
 
 class HistoryEncoder:

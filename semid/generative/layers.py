@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 # Longest rows whose attention scores are stored.
 _MOST_STORED_TOKENS = 512
-# Queries times keys of one head up to which products are taken term by term.
-_FEW = 12
+# Queries times keys of a head up to which one matrix product each takes a CPU longer than all terms at once.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -194,30 +194,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On CPUs the fused kernel is several times slower than its products one by one, as long as rows are short.
     grouped = (query * width**-0.5).reshape(batch, key.shape[1], groups * tokens, width)
-    scores = _products(grouped, key).float().view(batch, heads, tokens, -1)
+    scores = (grouped @ key.transpose(2, 3)).float().view(batch, heads, tokens, -1)
     if view.added is not None:
         scores = scores + view.added
     shares = torch.softmax(scores, dim=-1).to(value.dtype)
     return _mixed(shares.view(batch, key.shape[1], groups * tokens, -1), value).view(query.shape)
 
 
-def _products(query: Tensor, key: Tensor) -> Tensor:
-    """Inner products (B, G, Q, S) of queries (B, G, Q, C) and keys (B, G, S, C)."""
-    if _are_few(query, key):
-        return (query[..., None, :] * key[..., None, :, :]).sum(-1)
-    return query @ key.transpose(2, 3)
-
-
 def _mixed(weights: Tensor, value: Tensor) -> Tensor:
     """Weights (B, G, Q, S) times values (B, G, S, C). (B, G, Q, C)"""
-    if _are_few(weights, value):
-        return (weights[..., None] * value[..., None, :, :]).sum(-2)
-    return weights @ value
-
-
-def _are_few(rows: Tensor, columns: Tensor) -> bool:
-    """Whether matrices are so small that on a CPU one product each takes longer than all their terms at once."""
-    return rows.device.type == "cpu" and rows.shape[2] * columns.shape[2] <= _FEW
+    if value.device.type != "cpu" or weights.shape[2] * weights.shape[3] > _FEW:
+        return weights @ value
+    mixed = weights[..., :1] * value[:, :, :1]
+    for place in range(1, value.shape[2]):
+        mixed = torch.addcmul(mixed, weights[..., place, None], value[:, :, place, None])
+    return mixed
 
 
 def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Tensor], Tensor]) -> Tensor:
@@ -239,7 +230,7 @@ def mix_shared(query: Tensor, past: SharedPast, view: View, weigh: Callable[[Ten
     by_group = scaled.permute(0, 2, 1, 3, 4).reshape(users, groups, -1, width)  # (B, G, W · H/G, C)
     to_history = (by_group @ past.shared.keys.transpose(2, 3)).view(users, groups, beams, -1, tokens)
     own_query = scaled.reshape(users * beams, groups, -1, width)
-    to_own = _products(own_query, past.own.keys).view(users, beams, groups, heads // groups, -1)
+    to_own = (own_query @ past.own.keys.transpose(2, 3)).view(users, beams, groups, heads // groups, -1)
     scores = torch.cat([to_history, to_own.transpose(1, 2)], dim=-1).float()  # (B, G, W, H/G, S + T)
     scores = scores.transpose(2, 3).reshape(users, heads, beams, -1)
     if view.added is not None:

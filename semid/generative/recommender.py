@@ -21,7 +21,7 @@ from semid.generative.catalogue import Catalogue
 from semid.generative.code_decoder import CodeTree
 from semid.generative.code_search import CodeSearch
 from semid.generative.graphed_search import SearchGraphs
-from semid.generative.history_encoder import BATCH_ROWS, HistoryEncoder, QueryStates
+from semid.generative.history_encoder import HistoryEncoder, QueryStates
 from semid.generative.item_filter import ItemFilter
 from semid.generative.item_scores import score_items
 from semid.generative.model import Model
@@ -246,7 +246,7 @@ class GenerativeRecommender:
         order = np.lexsort((self.encoder.events_read_again(states), -widths))[: np.count_nonzero(widths)]
         while len(order):
             width = int(widths[order[0]])
-            rows, order = np.split(order, [max(1, BATCH_ROWS // width)])
+            rows, order = np.split(order, [states.at_once(width)])
             chosen = torch.from_numpy(np.maximum(items[rows, :width], 0)).to(states.states.device)
             result[rows, :width] = score(rows, chosen).float().cpu().numpy()
         result[~there] = -np.inf
