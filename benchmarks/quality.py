@@ -35,7 +35,8 @@ from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import checkpoint_of, train_recommender
@@ -115,7 +116,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     if not arguments.no_sasrec:
         sasrec = trained_to_end(dataset, tokenizer, PRESETS["sasrec"].model, train_config, work / "sasrec")
     began_to_compare = time.monotonic()
-    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=False))
+    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=()))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)
     queries = dataset.split("test")
     rankings = references(dataset, queries, recommender, sasrec)
@@ -177,7 +178,7 @@ def answered(
     """What a mode answers with these weights of the evidence; where there are none, by its head alone."""
     weighed = copy(recommender)
     weighed.weights = weights
-    answerer = Answerer(weighed, AnswerConfig(k=max(KS), beam=BEAM, factory="Flat", fallback=False))
+    answerer = Answerer(weighed, AnswerConfig(k=max(KS), beam=BEAM, factory="Flat", fallback=()))
     return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])
 
 

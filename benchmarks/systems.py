@@ -40,7 +40,8 @@ from semid.generative.presets import PRESETS
 from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender
 from semid.generative.settings import with_settings
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.ranking import Ranking
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
@@ -261,7 +262,7 @@ def by_action(
 
 def answered(recommender: GenerativeRecommender, queries: Queries, action: str) -> Ranking:
     """The system's own answer: joined where it can be, otherwise of the head it has."""
-    config = AnswerConfig(k=K, beam=BEAM, factory="Flat", fallback=False, action=action)
+    config = AnswerConfig(k=K, beam=BEAM, factory="Flat", fallback=(), action=action)
     answerer = Answerer(recommender, config)
     mode = answerer.modes[-1]
     return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])

@@ -31,7 +31,7 @@ from semid.errors import InputError
 from semid.generative.moe import MoEConfig
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig
+from semid.pipeline.answer import AnswerConfig
 from semid.pipeline.sweeping import SweepConfig
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
@@ -264,7 +264,7 @@ def test_generate_answers_the_split_in_three_modes(inside, succeeded):
         assert set(row["items"]) <= allowed
         assert row["scores"] == sorted(row["scores"], reverse=True)
         assert row["user_id"] == dataset.user_ids[queries.users[row["query"]]]
-        assert row["fallback"] == (None if row["mode"] == "ann" else False)
+        assert row["fallback"] is None
     assert {row["mode"] for row in every} == {"generative", "ann", "hybrid"}
 
 
@@ -349,7 +349,7 @@ def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
     count = len(Dataset.open("data").candidates)
     options = ("--top-k", str(count + 5), "--beam", str(count + 5), "--mode", "generative")
     filled = [json.loads(line) for line in succeeded("generate", *options).splitlines()]
-    plain = [json.loads(line) for line in succeeded("generate", *options, "--no-fallback").splitlines()]
+    plain = [json.loads(line) for line in succeeded("generate", *options, "--fallback", "none").splitlines()]
     assert all(len(row["items"]) == count for row in filled)
     assert all(row["fallback"] is None for row in plain)
 

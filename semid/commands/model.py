@@ -123,7 +123,10 @@ def generate(
             show_default=False,
         ),
     ] = (),
-    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
+    fusion: options.Fusion = "auto",
+    fallback: options.Fallback = ("short",),
+    sure: options.Sure = 0.1,
+    distinct: options.Distinct = "",
     index: options.Index = "auto",
     precision: options.Precision = "auto",
     device: options.Device = "cpu",
@@ -136,7 +139,8 @@ def generate(
     """Recommend the next items."""
     from semid.data.dataset import Dataset
     from semid.generative.recommender import GenerativeRecommender
-    from semid.pipeline.answering import AnswerConfig, Answerer
+    from semid.pipeline.answer import AnswerConfig
+    from semid.pipeline.answering import Answerer
     from semid.pipeline.histories import HistoryReader, queries_of_split
     from semid.pipeline.item_lists import restrict
     from semid.pipeline.recommending import write_recommendations
@@ -154,14 +158,17 @@ def generate(
         eta=eta,
         budget=budget,
         factory=index,
+        fusion=fusion,
         fallback=fallback,
+        sure=sure,
+        distinct=distinct,
     )
     options.check_device(device)
     dataset = Dataset.open(data)
     recommender = GenerativeRecommender.load(model, device, precision)
     if allow is not None or deny is not None:
         recommender = recommender.among(restrict(recommender.candidates, dataset, allow=allow, deny=deny))
-    answerer = Answerer(recommender, config)
+    answerer = Answerer(recommender, config, dataset.item_fields)
 
     def batches() -> "Iterator[QueryBatch]":
         return queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
@@ -194,7 +201,10 @@ def compare(
     filter_seen: options.FilterSeen = False,
     action: options.Action = "usual",
     eta: options.Eta = None,
-    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
+    fusion: options.Fusion = "auto",
+    fallback: options.Fallback = ("short",),
+    sure: options.Sure = 0.1,
+    distinct: options.Distinct = "",
     index: options.Index = "auto",
     precision: options.Precision = "auto",
     queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
@@ -204,7 +214,8 @@ def compare(
     """Compare popularity, generative, ANN and hybrid on the same queries."""
     from semid.data.dataset import Dataset
     from semid.generative.recommender import GenerativeRecommender
-    from semid.pipeline.answering import AnswerConfig, Answerer
+    from semid.pipeline.answer import AnswerConfig
+    from semid.pipeline.answering import Answerer
     from semid.pipeline.comparing import compare_modes
 
     config = AnswerConfig(
@@ -214,11 +225,14 @@ def compare(
         action=action,
         eta=eta,
         factory=index,
+        fusion=fusion,
         fallback=fallback,
+        sure=sure,
+        distinct=distinct,
     )
     options.check_device(device)
     dataset = Dataset.open(data)
-    answerer = Answerer(GenerativeRecommender.load(model, device, precision), config)
+    answerer = Answerer(GenerativeRecommender.load(model, device, precision), config, dataset.item_fields)
     with progress_bar() as progress:
         comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries, progress=progress)
     if json != STDOUT:

@@ -185,6 +185,30 @@ Eta = Annotated[
     float | None,
     typer.Option("--eta", help="Weight of log p(action | item); by default fitted.", show_default=False),
 ]
+Fusion = Annotated[
+    str,
+    typer.Option(
+        "--fusion", help="How the hybrid makes one order: learned, linear, rrf, or auto, the best on validation."
+    ),
+]
+Fallback = Annotated[
+    tuple[str, ...],
+    typer.Option(
+        "--fallback",
+        parser=names_or_none,
+        metavar="REASON,…",
+        help="When the hybrid answers in place of generative: short (too few beams), unsure (not proven, and less "
+        "probable than --sure), new (an item without training events is near), or none.",
+        show_default="short",
+    ),
+]
+Sure = Annotated[float, typer.Option("--sure", help="Probability that generated lists need to stand alone.")]
+Distinct = Annotated[
+    str,
+    typer.Option(
+        "--distinct", metavar="COLUMN", help="At most one item of each value of an item column.", show_default=False
+    ),
+]
 Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]
 
 Preset = Annotated[

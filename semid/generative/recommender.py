@@ -48,7 +48,9 @@ class GenerativeRecommender:
     Attributes:
         encoder: of the histories of queries.
         transitions: what follows what in training histories; None if that is not told.
+        train_counts: (N,) training events of each item.
         weights: by mode, the weight of each kind of evidence, fitted on validation; none before that.
+        fusions: the hybrid's rules of fusion with their NDCG@10 on validation, the best first; none before that.
         usual_action: the commonest action of validation targets, ``"any"`` where actions are not told apart.
     """
 
@@ -65,7 +67,9 @@ class GenerativeRecommender:
         self.action_names = tuple(action_names)
         self.encoder = HistoryEncoder(model, catalogue, dtype)
         self.transitions: Transitions | None = None
+        self.train_counts = np.zeros(catalogue.num_items, np.int64)
         self.weights: Mapping[str, Mapping[str, float]] = {}
+        self.fusions: Mapping[str, float] = {}
         self.usual_action = ANY_ACTION
         self.artifact: Artifact | None = None
 
@@ -281,7 +285,8 @@ class GenerativeRecommender:
             weights = {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
             writer.save_arrays("model.safetensors", weights)
             arrays, facts = catalogue_to_arrays(self.catalogue)
-            writer.save_arrays("catalogue.safetensors", {**arrays, "candidates": self.candidates})
+            known = {"candidates": self.candidates, "train_counts": self.train_counts}
+            writer.save_arrays("catalogue.safetensors", {**arrays, **known})
             if self.transitions is not None:
                 writer.save_arrays(_TRANSITIONS, self.transitions.to_arrays())
             writer.save_lines("log.jsonl", history)
@@ -290,6 +295,7 @@ class GenerativeRecommender:
                 "catalogue": facts,
                 "action_names": list(self.action_names),
                 "weights": self.weights,
+                "fusions": self.fusions,
                 "usual_action": self.usual_action,
             }
 
@@ -308,9 +314,9 @@ class GenerativeRecommender:
         check_precision(precision)
         artifact = open_artifact(Path(path), KIND)
         arrays = artifact.load_arrays("catalogue.safetensors")
-        candidates = arrays.pop("candidates")
-        if "weights" not in artifact.details:
+        if "fusions" not in artifact.details:
             raise InputError(f"{path} was trained by an earlier semid: train the model again.")
+        candidates, train_counts = arrays.pop("candidates"), arrays.pop("train_counts")
         catalogue = catalogue_from_arrays(arrays, artifact.details["catalogue"]).to(torch.device(device))
         model = Model(model_config_from_facts(artifact.details["model"]), catalogue)
         weights = artifact.load_arrays("model.safetensors")
@@ -320,7 +326,8 @@ class GenerativeRecommender:
             raise InputError(f"The weights in {path} do not fit its configuration: train the model again.") from None
         dtype, names = matrix_dtype(precision, torch.device(device)), artifact.details["action_names"]
         recommender = GenerativeRecommender(model.to(device), catalogue, candidates, names, dtype)
-        recommender.weights = artifact.details["weights"]
+        recommender.train_counts = train_counts
+        recommender.weights, recommender.fusions = artifact.details["weights"], artifact.details["fusions"]
         if _TRANSITIONS in artifact.files:
             recommender.transitions = Transitions.from_arrays(artifact.load_arrays(_TRANSITIONS))
         recommender.usual_action = artifact.details["usual_action"]

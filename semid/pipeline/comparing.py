@@ -9,7 +9,8 @@ from semid.data.events import Queries
 from semid.data.plain_queries import seen_items
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison, ModeResult, compare, median_latency_ms
-from semid.pipeline.answering import Answer, Answerer
+from semid.pipeline.answer import Answer
+from semid.pipeline.answering import Answerer
 from semid.progress import Progress, silent
 from semid.ranking import Ranking
 from semid.retrieval.popularity import popularity_ranking

@@ -8,7 +8,8 @@ from semid.errors import InputError
 from semid.evaluation.metrics import Targets, evaluate
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import comparing
-from semid.pipeline.answering import MODES, AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import MODES, Answerer
 from semid.pipeline.comparing import compare_modes
 
 
