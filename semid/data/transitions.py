@@ -48,7 +48,7 @@ class Transitions:
         counted = _some_users(dataset)
         counts = transition_counts(counted, window=window)
         scale = sp.diags(1 / np.sqrt(np.maximum(counted.train_counts, 1)))
-        return Transitions(_strongest((scale @ counts @ scale).tocsr(), _MOST).astype(np.float32))
+        return Transitions(strongest((scale @ counts @ scale).tocsr(), _MOST).astype(np.float32))
 
     def after(self, queries: Queries) -> "Followers":
         """What follows each query's history."""
@@ -156,7 +156,7 @@ def _some_users(dataset: Dataset) -> Dataset:
     return replace(dataset, train_end=ends)
 
 
-def _strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
+def strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
     """The most largest entries of every row."""
     lengths = np.diff(matrix.indptr)
     rows = np.repeat(np.arange(len(lengths)), lengths)

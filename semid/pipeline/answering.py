@@ -183,12 +183,12 @@ class Answerer:
         for place, name in enumerate(FALLBACKS, 1):
             if name not in config.fallback or (name == "unsure" and config.exact):  # those get wider beams
                 continue
-            there: np.ndarray
+            there: Any
             if name == "short":
                 there = (listed.items[:, -1] < 0) & (_bound(found) > -np.inf)
             elif name == "unsure":
-                improbable = np.asarray(np.exp(listed.scores).sum(1) < config.sure)
-                there = (_bound(listed) > listed.scores[:, -1]) & improbable
+                improbable = np.less(np.exp(listed.scores).sum(1), config.sure)
+                there = np.greater(_bound(listed), listed.scores[:, -1]) & improbable
             else:
                 there = self._are_new(self._retrieved(states, past, config.k).items).any(1)
             reasons[(reasons == 0) & there] = place
