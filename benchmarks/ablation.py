@@ -26,7 +26,7 @@ from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
 from semid.pipeline.answer import AnswerConfig
 from semid.pipeline.answering import Answerer
-from semid.pipeline.comparing import compare_modes
+from semid.pipeline.comparing import Rivals, compare_modes
 from semid.pipeline.embedding import item_tower_embedding
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import validation_sample
@@ -120,7 +120,9 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
         recommender.weights = weigh(recommender, validation_sample(dataset), recommender.usual_action).weights
     history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
     answerer = Answerer(recommender, AnswerConfig(k=10, beam=50, fallback=()))
-    compared = compare_modes(answerer, dataset, "valid", ks=(10,), max_queries=arguments.queries).modes
+    compared = compare_modes(
+        answerer, dataset, "valid", max_queries=arguments.queries, rivals=Rivals(baselines=()), timed=False
+    ).modes
     result = {
         "seed": seed,
         "settings": settings,

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import sparse
 
 from semid.artifacts import open_artifact
-from semid.data.dataset import Dataset, ranges
+from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
@@ -45,7 +44,6 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 KS = (5, 10)
 BEAM = 50
-KNN_BATCH = 1024
 ANSWERED = 4096
 METRICS = ("HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10")
 
@@ -119,7 +117,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=()))
     comparison = compare_modes(answerer, dataset, "test", ks=KS)
     queries = dataset.split("test")
-    rankings = references(dataset, queries, recommender, sasrec)
+    rankings = references(queries, recommender, sasrec)
     others = compare(
         queries,
         {name: ModeResult(ranking=ranking) for name, ranking in rankings.items()},
@@ -158,13 +156,12 @@ def trained_to_end(
 
 
 def references(
-    dataset: Dataset, queries: Queries, recommender: GenerativeRecommender, sasrec: GenerativeRecommender | None
+    queries: Queries, recommender: GenerativeRecommender, sasrec: GenerativeRecommender | None
 ) -> dict[str, Ranking]:
-    """Each head alone, as published systems rank, with no look at the history; and what others do."""
+    """Each head alone, as published systems rank, with no look at the history; and SASRec."""
     rankings = {
         "generative, codes alone": answered(recommender, queries, "generative", {}),
         "ann, cosine alone": answered(recommender, queries, "ann", {}),
-        "item-kNN": item_knn(dataset, queries, max(KS)),
     }
     if sasrec is not None:
         rankings["sasrec, cosine alone"] = answered(sasrec, queries, "ann", {})
@@ -180,40 +177,6 @@ def answered(
     weighed.weights = weights
     answerer = Answerer(weighed, AnswerConfig(k=max(KS), beam=BEAM, factory="Flat", fallback=()))
     return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])
-
-
-def item_knn(dataset: Dataset, queries: Queries, k: int, decay: float = 0.7) -> Ranking:
-    """Cosine of co-occurrence in training histories, by implicit; the history's items weigh ``decay ** age``."""
-    from implicit.nearest_neighbours import CosineRecommender
-
-    lengths = dataset.train_end - dataset.events.offsets[:-1]
-    rows = np.repeat(np.arange(dataset.num_users), lengths)
-    items = dataset.events.items[ranges(dataset.events.offsets[:-1], lengths)]
-    shape = (dataset.num_users, dataset.num_items)
-    seen = sparse.csr_matrix((np.ones(len(items), np.float32), (rows, items)), shape=shape)
-    seen.data[:] = 1
-    model = CosineRecommender(K=dataset.num_items)
-    model.fit(seen, show_progress=False)
-    similar = model.similarity.tolil()
-    similar.setdiag(0)
-    outside = np.setdiff1d(np.arange(dataset.num_items), dataset.candidates)
-    similar[:, outside] = 0
-    similar = similar.tocsr()
-    similar.eliminate_zeros()
-    parts = []
-    for first in range(0, len(queries), KNN_BATCH):
-        batch = queries.select(np.arange(first, min(first + KNN_BATCH, len(queries))))
-        size = batch.end - batch.start
-        owner = np.repeat(np.arange(len(batch)), size)
-        age = np.repeat(size, size) - 1 - ranges(0, size)
-        history = batch.log.items[ranges(batch.start, size)]
-        weighted = sparse.csr_matrix((decay**age, (owner, history)), shape=(len(batch), dataset.num_items))
-        scores = np.asarray((weighted @ similar).todense(), np.float32)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        strength = np.take_along_axis(scores, best, axis=1)
-        found = strength > 0
-        parts.append(Ranking(np.where(found, best, -1), np.where(found, strength, -np.inf)))
-    return Ranking.concatenate(parts)
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float | None]]]:

@@ -357,14 +357,15 @@ def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
 def test_compare_writes_the_promised_json(inside, succeeded):
     table = succeeded("compare", "--k", "5,10", "--json", "compare.json")
     result = json.loads(Path("compare.json").read_text())
-    assert list(result) == ["data", "split", "queries", "modes"]
+    assert {"data", "split", "queries", "modes", "conditions"} <= set(result)
     assert (result["data"], result["split"]) == ("data", "test")
-    assert tuple(result["modes"]) == MODES
+    assert set(MODES) <= set(result["modes"])
+    assert result["conditions"]["data"]["checksum"] == Dataset.open("data").artifact.checksum
     for metrics in result["modes"].values():
         assert {"HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10", "Score@10", "Coverage@10", "Validity"} <= set(metrics)
         assert metrics["HitRate@5"] <= metrics["HitRate@10"]
     assert {"LatencyMs", "QueriesPerSecond"} <= set(result["modes"]["hybrid"])
-    assert "FallbackShare" in result["modes"]["hybrid"]
+    assert "FallbackShare" in result["modes"]["generative"]
     assert all(mode in table for mode in MODES)
     assert "compare.settings.toml" in [path.name for path in inside.iterdir()]
     only_json = succeeded("compare", "--queries", "20", "--json", "-")

@@ -81,6 +81,16 @@ def budget(text: Any) -> tuple[tuple[str, int], ...]:
     return _named_integers(text, "action:places like click:7,conversion:3")
 
 
+def places(text: Any) -> tuple[tuple[str, Path], ...]:
+    """``sasrec=runs/sasrec,tiger=runs/tiger`` → ``(("sasrec", Path("runs/sasrec")), …)``; nothing → ``()``."""
+    if not isinstance(text, str):
+        return tuple(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and place for name, _, place in pairs) or len({n for n, _, _ in pairs}) < len(pairs):
+        raise typer.BadParameter(f"{text!r} is not a list of NAME=PATH like sasrec=runs/sasrec, each name once.")
+    return tuple((name.strip(), Path(place)) for name, _, place in pairs)
+
+
 def beam(text: Any) -> Any:
     """``50`` → 50, ``exact`` → "exact"."""
     if isinstance(text, int) or text == "exact":

@@ -86,9 +86,13 @@ class Queries:
 
     def sample(self, count: int) -> "Queries":
         """At most ``count`` queries, the same random ones every time, in their order."""
+        return self if count >= len(self) else self.select(self.sampled(count))
+
+    def sampled(self, count: int) -> np.ndarray:
+        """Places of the queries that :meth:`sample` takes."""
         if count >= len(self):
-            return self
-        return self.select(np.sort(np.random.default_rng(0).choice(len(self), count, replace=False)))
+            return np.arange(len(self))
+        return np.sort(np.random.default_rng(0).choice(len(self), count, replace=False))
 
     def batches(self, size: int) -> Iterator["Queries"]:
         """Consecutive queries, at most ``size`` at a time, fewer where padding them to the longest takes much."""

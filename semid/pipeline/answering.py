@@ -82,10 +82,14 @@ class Answerer:
         vectors = self.recommender.item_vectors[self.recommender.candidates]
         return self.index.recall_against_exact(self.recommender.query_vectors(states), vectors, self.config.k)
 
+    @property
+    def action(self) -> str:
+        """That is wanted next."""
+        return self.recommender.usual_action if self.config.action == USUAL_ACTION else self.config.action
+
     def encode(self, queries: Queries) -> QueryStates:
         """States of the queries."""
-        action = self.config.action
-        return self.recommender.encode(queries, self.recommender.usual_action if action == USUAL_ACTION else action)
+        return self.recommender.encode(queries, self.action)
 
     def recommend(self, histories: Sequence[Sequence[int]], mode: str = "generative") -> Ranking:
         """The top k after each history, a list of item rows, oldest first.
@@ -141,12 +145,12 @@ class Answerer:
         rows = np.flatnonzero(lacking)
         if not len(rows) or width >= len(self.recommender.candidates):
             return answer
-        return answer.with_part(rows, self._with(beam=2 * width).answer(queries.select(rows), mode))
+        return answer.with_part(rows, self.with_settings(beam=2 * width).answer(queries.select(rows), mode))
 
     def _by_budget(self, queries: Queries, modes: Sequence[str]) -> dict[str, Answer]:
         """Each mode's lists for every action of the budget, joined."""
         names, places = zip(*self.config.budget, strict=True)
-        by_action = [self._with(action=name, budget=()).answers(queries, modes) for name in names]
+        by_action = [self.with_settings(action=name, budget=()).answers(queries, modes) for name in names]
         joined = {}
         for mode in modes:
             answers = [answer[mode] for answer in by_action]
@@ -155,10 +159,10 @@ class Answerer:
             joined[mode] = Answer(ranking, np.max(reasons, axis=0) if reasons else None)
         return joined
 
-    def _with(self, **changes: Any) -> "Answerer":
-        """The same with other settings; the index of the items is shared."""
+    def with_settings(self, **changes: Any) -> "Answerer":
+        """The same with other values in its configuration; the index of the items is shared if it is the same."""
         other = Answerer(self.recommender, replace(self.config, **changes), self.fields)
-        if "ann" in self.modes:
+        if "ann" in self.modes and other.config.factory == self.config.factory:
             other.__dict__["index"] = self.index
         return other
 

@@ -13,7 +13,8 @@ from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.pipeline.answer import FALLBACKS, Answer
 from semid.pipeline.answering import Answerer, check_modes
-from semid.pipeline.histories import QueryBatch, is_integer
+from semid.pipeline.histories import QueryBatch
+from semid.pipeline.records import is_integer
 from semid.pipeline.resultfiles import write_rows
 from semid.pipeline.resumable import write_resumable
 from semid.progress import Progress

@@ -93,6 +93,11 @@ class AnnIndex:
     def dim(self) -> int:
         return int(self.index.d)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the index as it is saved, and the item rows."""
+        return len(_faiss().serialize_index(self.index)) + self.item_rows.nbytes
+
     def search(self, queries: np.ndarray, k: int, seen: np.ndarray | None = None) -> Ranking:
         """About the k nearest items of each query, best first.
 
