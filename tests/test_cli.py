@@ -357,7 +357,7 @@ def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
 def test_compare_writes_the_promised_json(inside, succeeded):
     table = succeeded("compare", "--k", "5,10", "--json", "compare.json")
     result = json.loads(Path("compare.json").read_text())
-    assert list(result) == ["data", "split", "queries", "modes"]
+    assert list(result) == ["data", "split", "queries", "modes", "intervals", "differences"]
     assert (result["data"], result["split"]) == ("data", "test")
     assert tuple(result["modes"]) == MODES
     for metrics in result["modes"].values():

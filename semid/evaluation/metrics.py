@@ -197,7 +197,7 @@ def _figures(items: np.ndarray, targets: Targets, pool: Pool, ks: Sequence[int])
 def _query_metrics(places: np.ndarray, targets: Targets, k: int) -> QueryMetrics:
     """Metrics at k from the places of the targets (G,); what lies at place k or after it is a miss."""
     gain = 1 / np.log2(np.arange(2, k + 2))
-    gains = np.append(gain, np.zeros(int(places.max()) + 1))[places]
+    gains = np.append(gain, np.zeros(int(places.max(initial=0)) + 1))[places]
     first = targets.reduce(np.minimum, places)
     hit = first < k
     found = places < k

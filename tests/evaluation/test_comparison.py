@@ -269,6 +269,8 @@ def test_latency_is_the_median_after_warm_up() -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="nothing to compare"):
         compare(QUERIES, {}, candidates=CANDIDATES, train_counts=COUNTS)
+    with pytest.raises(InputError, match="no queries"):
+        compare(QUERIES.select(NOTHING), {"x": FLOOR}, candidates=CANDIDATES, train_counts=COUNTS)
     with pytest.raises(InputError, match="no candidate"):
         compare(QUERIES, {"x": FLOOR}, candidates=CANDIDATES[:0], train_counts=COUNTS)
     with pytest.raises(InputError, match="Mode 'x': Lists of 2 items"):

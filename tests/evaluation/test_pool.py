@@ -17,6 +17,7 @@ def test_slices_by_hand() -> None:
     # 4 + 2 + 2 of 10 events reach 80 %: all items with 2 events are as popular as the last of these.
     assert members([2, 2, 4, 2, 0]) == {"Cold": [4], "Tail": [], "Head": [0, 1, 2, 3]}
     assert members([81, 19]) == {"Cold": [], "Tail": [1], "Head": [0]}
+    assert members([80, 20]) == {"Cold": [], "Tail": [1], "Head": [0]}
     assert members([79, 21]) == {"Cold": [], "Tail": [], "Head": [0, 1]}
     assert members([0, 0]) == {"Cold": [0, 1], "Tail": [], "Head": []}
     assert members([]) == {"Cold": [], "Tail": [], "Head": []}
