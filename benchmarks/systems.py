@@ -33,8 +33,9 @@ from rich.table import Table
 from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
-from semid.evaluation.metrics import Targets, evaluate, query_metrics
+from semid.evaluation.metrics import evaluate, query_metrics
 from semid.evaluation.over_seeds import mean_over_seeds
+from semid.evaluation.targets import Targets
 from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender

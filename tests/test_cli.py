@@ -357,7 +357,7 @@ def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
 def test_compare_writes_the_promised_json(inside, succeeded):
     table = succeeded("compare", "--k", "5,10", "--json", "compare.json")
     result = json.loads(Path("compare.json").read_text())
-    assert {"data", "split", "queries", "modes", "conditions"} <= set(result)
+    assert {"data", "split", "queries", "modes", "intervals", "differences", "conditions"} <= set(result)
     assert (result["data"], result["split"]) == ("data", "test")
     assert set(MODES) <= set(result["modes"])
     assert result["conditions"]["data"]["checksum"] == Dataset.open("data").artifact.checksum
@@ -425,7 +425,8 @@ def test_demo_ends_with_the_comparison(inside, succeeded):
     table = succeeded("demo", "--out", "d", "--users", "150", "--items", "300", "--epochs", "1", "--json", "c.json")
     assert all(name in table for name in (*MODES, "HitRate@10", "NDCG@10", "Score@10", "Validity", "Coverage@10"))
     result = json.loads(Path("c.json").read_text())
-    assert (result["data"], result["split"], tuple(result["modes"])) == ("d/data", "test", MODES)
+    assert (result["data"], result["split"]) == ("d/data", "test")
+    assert set(MODES) < set(result["modes"])
     assert tomllib.loads(Path("c.settings.toml").read_text())["users"] == 150
 
 

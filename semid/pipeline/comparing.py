@@ -13,7 +13,8 @@ from semid.data.events import Queries
 from semid.errors import InputError
 from semid.evaluation.comparison import Comparison, ModeResult, compare
 from semid.evaluation.latency import latency
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline.answer import FALLBACKS, Answer
 from semid.pipeline.answering import Answerer
@@ -96,6 +97,7 @@ def compare_modes(
         candidates=answerer.recommender.candidates,
         train_counts=dataset.train_counts,
         action_weights=_target_weights(dataset, queries),
+        codes=answerer.recommender.catalogue.codes.cpu().numpy(),
     )
     for name, (_, cost) in judged.items():
         comparison.modes[name].update(cost)

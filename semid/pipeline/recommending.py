@@ -53,7 +53,7 @@ def write_recommendations(
         "candidates": crc32(answerer.recommender.candidates.tobytes()),
         "precision": str(answerer.recommender.encoder.dtype),
         "modes": list(modes),
-        "answers": asdict(answerer.config) | {"budget": [list(part) for part in answerer.config.budget]},
+        "answers": asdict(answerer.config),
         "source": [str(source), source.stat().st_size, source.stat().st_mtime_ns] if source else None,
     }
     return write_resumable(rows, out, made_from=made_from, resume=resume)

@@ -8,7 +8,8 @@ import numpy as np
 
 from semid.data.events import Queries
 from semid.evaluation.latency import latency
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.pipeline.answering import Answerer
 from semid.progress import Progress
 from semid.ranking import Ranking

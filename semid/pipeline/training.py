@@ -13,7 +13,8 @@ from semid.artifacts import check_target
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.transitions import Transitions
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.catalogue import Catalogue
 from semid.generative.config import ModelConfig
 from semid.generative.model import Model

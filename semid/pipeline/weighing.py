@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from semid.data.events import Queries
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import evidence
 from semid.pipeline.evidence import Past

@@ -7,7 +7,8 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
-from semid.evaluation.metrics import Targets, evaluate
+from semid.evaluation.metrics import evaluate
+from semid.evaluation.targets import Targets
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import comparing
 from semid.pipeline.answer import AnswerConfig
@@ -123,11 +124,11 @@ def test_other_models_and_given_lists_are_judged_too(dataset, answerer, road, tm
             untimed(answerer, dataset, "test", rivals=Rivals(**names))
 
 
-def test_fallbacks_tell_their_share_and_what_they_changed(dataset, answerer, monkeypatch):
-    config = AnswerConfig(k=10, beam=20, fallback=("unsure",), sure=0.2)
+def test_fallbacks_tell_their_share_and_what_they_changed(dataset, answerer):
+    queries = dataset.queries["test"]
+    config = AnswerConfig(k=10, beam=10, fallback=("unsure",), sure=0.5)
     falling = Answerer(answerer.recommender, config)
     modes = untimed(falling, dataset, "test").modes
-    queries = dataset.queries["test"]
     answer = falling.answer(queries, "generative")
     fell = answer.fallback == 2
     assert 0 < fell.mean() < 1

@@ -24,8 +24,8 @@ def test_it_compares_every_mode(demo):
     assert list(comparison.modes) == [*BASELINES, "generative", "ann", "hybrid"]
     for metrics in comparison.modes.values():
         assert {"HitRate@10", "NDCG@10", "Score@10", "Validity", "Coverage@10", "QueriesPerSecond"} <= set(metrics)
-    for mode in ("generative", "hybrid"):
-        assert {"FallbackShare", "LatencyMs"} <= set(comparison.modes[mode])
+        assert {"LatencyMs", "Batch64P99Ms"} <= set(metrics)
+    assert "FallbackShare" in comparison.modes["generative"]
 
 
 def test_the_commands_go_on_from_there(demo, succeeded, monkeypatch):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from semid.data.dataset import Dataset
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline.answer import AnswerConfig
 from semid.pipeline.answering import Answerer

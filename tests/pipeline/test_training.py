@@ -6,7 +6,8 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.config import FEATURES, ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
