@@ -77,7 +77,20 @@ def prepare(
         bool | None,
         typer.Option(help="Drop targets that are no candidates; only by user.", rich_help_panel=_SPLITS),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of users.", rich_help_panel=_SPLITS)] = 2025,
+    hold_out_items: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the trained items made new, to judge cold start: no events, but queries ask for them.",
+            rich_help_panel=_SPLITS,
+        ),
+    ] = 0.0,
+    hold_out_among: Annotated[
+        str, typer.Option(help="Which items these may be: all, or candidates.", rich_help_panel=_SPLITS)
+    ] = "all",
+    seed: Annotated[
+        int, typer.Option(help="Of the choice of users and of items held out.", rich_help_panel=_SPLITS)
+    ] = 2025,
 ) -> None:
     """Turn raw files into one prepared dataset."""
     from semid.data.prepare import prepare as prepare_dataset
@@ -94,6 +107,8 @@ def prepare(
         time_cuts=time_cuts,
         time_shares=time_shares,
         candidates_only=candidates_only,
+        hold_out_items=hold_out_items,
+        hold_out_among=hold_out_among,
     )
     config = PrepareConfig(
         layout=layout,

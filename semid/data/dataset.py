@@ -25,7 +25,8 @@ class Dataset:
     """Items, users, events and queries of one catalogue.
 
     Files, all ``.npy`` unless said: ``events/{items,actions,times,offsets}``, ``train_end``, ``candidates``,
-    ``{item,user}_fields/{single, NAME.offsets, NAME.values}``, ``embeddings/NAME`` with ``NAME.valid``,
+    ``{item,user}_fields/{single, NAME.offsets, NAME.values}``, ``embeddings/NAME`` with ``NAME.valid``, ``held_out``
+    where items are,
     ``queries/SPLIT/{users,start,end,target_items,target_actions,target_offsets}`` (with a log of its own under
     ``queries/SPLIT/events/`` for given histories), ``items.parquet`` and ``users.parquet`` with ``raw_id``.
 
@@ -40,6 +41,7 @@ class Dataset:
         action_names: names of the action codes, weakest first, such as exposure, click, conversion.
         action_weights: weight of each action as a target in the weighted metrics.
         artifact: where it came from; None when built in memory.
+        held_out: (H,) int32 item rows that were made new: they have no event, and queries ask for them.
     """
 
     events: EventLog
@@ -53,6 +55,7 @@ class Dataset:
     action_weights: tuple[float, ...]
     artifact: Artifact | None = None
     added: Mapping[str, Embedding] = field(default_factory=dict)
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def num_items(self) -> int:
@@ -163,6 +166,7 @@ class _DatasetReader:
             action_weights=tuple(self.details["action_weights"]),
             artifact=self.artifact,
             added=added_embeddings(self.artifact),
+            held_out=self._array("held_out") if "held_out.npy" in self.artifact.files else np.zeros(0, np.int32),
         )
 
     def _array(self, name: str) -> np.ndarray:
