@@ -31,7 +31,7 @@ def shell_lines() -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("prepare", "synth", "convert", "info", "fit", "encode", "inspect", "append", "drift", "refit"),
+        *("prepare", "synth", "convert", "info", "check", "fit", "encode", "inspect", "append", "drift", "refit"),
         *("train", "generate", "compare", "embed", "sweep", "demo"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``semid data …``: prepare, synth, convert, info."""
+"""``semid data …``: prepare, synth, convert, info, check."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from semid.commands import options
 from semid.commands.console import STDOUT, print_facts, progress_bar, write_json
 from semid.commands.running import command, in_force
 
-app = typer.Typer(no_args_is_help=True, help="Prepare, make, convert and describe datasets.")
+app = typer.Typer(no_args_is_help=True, help="Prepare, make, convert, describe and check datasets.")
 
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder with the raw files.", show_default=False)]
 Target = Annotated[Path, typer.Argument(metavar="DST", help="Where it goes.", show_default=False)]
@@ -194,3 +194,19 @@ def info(
         print_facts(description.rows(), title=f"Dataset {data}")
     if json is not None:
         write_json(json, description.to_dict())
+
+
+@command(app, "check")
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DST", help="Prepared dataset.")] = options.DATA,
+    json: options.Json = None,
+) -> None:
+    """See that nothing from after a query can be learned; fails if something leaks."""
+    from semid.data.dataset import Dataset
+    from semid.data.leaks import check_leaks
+
+    report = check_leaks(Dataset.open(data))
+    if json != STDOUT:
+        print_facts(report.rows(), title=f"Nothing leaks in dataset {data}")
+    if json is not None:
+        write_json(json, report.to_dict())

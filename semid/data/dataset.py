@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from semid.artifacts import Artifact, open_artifact
+from semid.artifacts import Artifact, ArtifactWriter, open_artifact
 from semid.data.added import added_embeddings
 from semid.data.events import EventLog, Queries
 from semid.data.features import Embedding, Fields, ListField
@@ -74,6 +74,16 @@ class Dataset:
         """
         artifact = open_artifact(Path(path), KIND)
         return _DatasetReader(artifact).read()
+
+    @staticmethod
+    def being_written(writer: ArtifactWriter) -> "Dataset":
+        """A dataset all of whose files are written, to be looked at before it is put in place."""
+        names = (path.relative_to(writer.path).as_posix() for path in writer.path.rglob("*.npy"))
+        files: dict[str, dict[str, Any]] = {name: {} for name in names}
+        so_far = Artifact(
+            path=writer.path, kind=KIND, settings={}, details=writer.details, parents={}, files=files, checksum=""
+        )
+        return _DatasetReader(so_far).read()
 
     def embedding(self, name: str) -> Embedding:
         """One embedding by id.
