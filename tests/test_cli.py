@@ -58,7 +58,7 @@ def test_help_is_quick():
     )
     sys.stdout.write(f"semid --help: {time.perf_counter() - began:.3f} s")
     assert done.returncode == 0
-    for name in ("data", "fit", "encode", "inspect", "train", "generate", "compare", "sweep", "demo"):
+    for name in ("data", "fit", "encode", "inspect", "train", "generate", "explain", "compare", "sweep", "demo"):
         assert name in done.stdout
 
 

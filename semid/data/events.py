@@ -119,3 +119,16 @@ class Queries:
             target_actions=self.target_actions[targets],
             target_offsets=offsets,
         )
+
+
+def going_back(times: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Neighbouring events with a time, of one user, of which the second is earlier. (n, 2) places
+
+    Args:
+        times: (M,) of users one after the other.
+        ends: (u,) where the events of each end.
+    """
+    known = np.flatnonzero(times != TIME_MISSING)
+    users = np.searchsorted(ends, known, side="right")
+    first = np.flatnonzero((np.diff(times[known]) < 0) & (users[1:] == users[:-1]))
+    return np.stack([known[first], known[first + 1]], axis=1)

@@ -57,6 +57,16 @@ class Transitions:
         weights = (_DECAY**age).astype(np.float32)
         return Followers((sp.csr_matrix((weights, (rows, items)), shape=shape) @ self.strengths).tocsr())
 
+    def sources(self, history: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """How many events before the end of one history stands that which each item (C,) follows most.
+
+        Returns:
+            (C,) int64, -1 for items that follow none of the events looked back at.
+        """
+        latest = np.asarray(history[::-1][:_BACK])
+        parts = self.strengths[latest][:, items].toarray() * _DECAY ** np.arange(len(latest))[:, None]
+        return np.where(parts.any(axis=0), parts.argmax(axis=0), -1)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The stored transitions."""
         matrix = self.strengths

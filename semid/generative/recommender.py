@@ -23,7 +23,7 @@ from semid.generative.code_search import CodeSearch
 from semid.generative.graphed_search import SearchGraphs
 from semid.generative.history_encoder import HistoryEncoder, QueryStates
 from semid.generative.item_filter import ItemFilter
-from semid.generative.item_scores import score_items
+from semid.generative.item_scores import score_items, score_levels
 from semid.generative.model import Model
 from semid.generative.precision import check_precision, matrix_dtype
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
@@ -180,6 +180,19 @@ class GenerativeRecommender:
         return self._score(states, items, score)
 
     @torch.inference_mode()
+    def level_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
+        """log p(code | codes before) of every code of given items (Q, C); padding -1 scores -inf. (Q, C, L) float32
+
+        Those of an item sum to its :meth:`code_scores`.
+        """
+
+        def score(queries: np.ndarray, rows: Tensor) -> Tensor:
+            search = self._search(states, queries)
+            return score_levels(search, states.states[queries], self.catalogue.trie, rows)
+
+        return self._score(states, items, score, len(self.catalogue.num_codes))
+
+    @torch.inference_mode()
     def dense_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
         """Cosine over temperature for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
@@ -239,9 +252,10 @@ class GenerativeRecommender:
         return torch.stack([(added - added[:, action, None]).amin(0) for action in range(added.shape[1])])
 
     def _score(
-        self, states: QueryStates, items: np.ndarray, score: Callable[[np.ndarray, Tensor], Tensor]
+        self, states: QueryStates, items: np.ndarray, score: Callable[[np.ndarray, Tensor], Tensor], *each: int
     ) -> np.ndarray:
-        result = np.full(items.shape, -np.inf, np.float32)
+        """Scores of items (Q, C, ...), each of the shape ``each``."""
+        result = np.full((*items.shape, *each), -np.inf, np.float32)
         there = items >= 0
         if not items.size:
             return result

@@ -70,6 +70,12 @@ class Answerer:
         best = next(iter(self.recommender.fusions), LEARNED)
         return best if self.config.fusion == BEST_FUSION else self.config.fusion
 
+    def weights(self, mode: str) -> Mapping[str, float]:
+        """Of each kind of evidence that one of MODES looks at."""
+        known = self.recommender.weights
+        weights = weights_of_rule(known, self.rule) if mode == "hybrid" else known.get(mode, evidence.PRIOR[mode])
+        return weights if self.config.eta is None else {**weights, evidence.ACTION: self.config.eta}
+
     @cached_property
     def index(self) -> AnnIndex:
         """The candidates' vectors."""
@@ -211,7 +217,7 @@ class Answerer:
         lists = [generated, self._retrieved(states, past, self.config.beam)]
         candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, past)
         width = max(self.config.k, candidates.items.shape[1]) if self.config.distinct else self.config.k
-        return Answer(self._listed(fuse(candidates, self.rule, self._weights("hybrid"), width)))
+        return Answer(self._listed(fuse(candidates, self.rule, self.weights("hybrid"), width)))
 
     def _listed(self, ranking: Ranking) -> Ranking:
         """The k best that go together."""
@@ -221,18 +227,13 @@ class Answerer:
         self, queries: Queries, states: QueryStates, past: Past, found: Ranking, mode: str, name: str
     ) -> Ranking:
         """What was found and the past, ranked by all that a mode looks at."""
-        weights = self._weights(mode)
+        weights = self.weights(mode)
         candidates = evidence.of_one(self.recommender, queries, states, found, name, past)
         ranking = rank(candidates, weights, candidates.items.shape[1])
         if found.bound is None:
             return ranking
         bound = evidence.bound_of_others(self.recommender, states, found.bound, name, weights, past)
         return replace(ranking, bound=bound)
-
-    def _weights(self, mode: str) -> Mapping[str, float]:
-        known = self.recommender.weights
-        weights = weights_of_rule(known, self.rule) if mode == "hybrid" else known.get(mode, evidence.PRIOR[mode])
-        return weights if self.config.eta is None else {**weights, evidence.ACTION: self.config.eta}
 
     def _generated(self, states: QueryStates, past: Past) -> Ranking:
         beam = self.config.beam
