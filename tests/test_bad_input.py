@@ -465,7 +465,7 @@ LONG = {
     "encode": ("encode", "--data", "data", "new.npy", "--emb", "82", "--out", "codes.parquet"),
     "train": ("train", *TINY_TRAINING, "--epochs", "1", "--out", "m"),
     "generate": ("generate", "--out", "rows.parquet"),
-    "compare": ("compare", "--queries", "50", "--json", "compare.json"),
+    "compare": ("compare", "--queries", "50", "--no-latencies", "--json", "compare.json"),
     "demo": ("demo", "--out", "demo", "--users", "150", "--items", "300", "--epochs", "1"),
 }
 

@@ -246,6 +246,9 @@ def compare(
     trade_off: Annotated[
         bool, typer.Option("--trade-off", help="Also quality over time, for beams of 10 to 500 and several indexes.")
     ] = False,
+    latencies: Annotated[
+        bool, typer.Option("--latencies/--no-latencies", help="Take the time of single queries and of batches of 64.")
+    ] = True,
     device: options.Device = "cpu",
     json: options.Json = None,
 ) -> None:
@@ -281,7 +284,14 @@ def compare(
     answerer = Answerer(GenerativeRecommender.load(model, device, precision), config, dataset.item_fields)
     with progress_bar() as progress:
         comparison = compare_modes(
-            answerer, dataset, split, ks=k, max_queries=queries, rivals=rivals, progress=progress
+            answerer,
+            dataset,
+            split,
+            ks=k,
+            max_queries=queries,
+            rivals=rivals,
+            timed=latencies,
+            progress=progress,
         )
         points = trade_offs(answerer, dataset.split(split), k=max(k), progress=progress) if trade_off else []
     if json != STDOUT:
