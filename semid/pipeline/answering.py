@@ -21,6 +21,7 @@ from semid.ranking import Ranking
 from semid.retrieval.ann import AnnIndex
 from semid.retrieval.budget import fill_budget
 from semid.retrieval.combining import rank
+from semid.retrieval.content_neighbours import ContentNeighbours, where_known
 from semid.retrieval.diversity import first_of_each
 from semid.retrieval.fusing import LEARNED, fuse
 
@@ -81,6 +82,19 @@ class Answerer:
         """The candidates' vectors."""
         rows = self.recommender.candidates
         return AnnIndex.build(self.recommender.item_vectors[rows], rows, self.config.factory)
+
+    @cached_property
+    def content(self) -> ContentNeighbours | None:
+        """What is known of the items; None where nothing is known of any candidate."""
+        return evidence.content_of(self.recommender)
+
+    @cached_property
+    def content_index(self) -> AnnIndex | None:
+        """The content of the candidates."""
+        if self.content is None:
+            return None
+        rows = self.content.known(self.recommender.candidates)
+        return AnnIndex.build(self.content.unit_vectors(rows), rows, self.config.factory)
 
     def index_recall(self, queries: Queries) -> float:
         """Share of the k items nearest to each query, by exact search, that the index finds."""
@@ -170,6 +184,8 @@ class Answerer:
         other = Answerer(self.recommender, replace(self.config, **changes), self.fields)
         if "ann" in self.modes and other.config.factory == self.config.factory:
             other.__dict__["index"] = self.index
+            if "hybrid" in self.modes:
+                other.__dict__ |= {"content": self.content, "content_index": self.content_index}
         return other
 
     def _by_codes(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
@@ -214,10 +230,17 @@ class Answerer:
 
     def _by_both(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
         generated = self._generated(states, past)
-        lists = [generated, self._retrieved(states, past, self.config.beam)]
-        candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, past)
+        lists = [generated, self._retrieved(states, past, self.config.beam), *self.like_history(queries, past)]
+        candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, past, self.content)
         width = max(self.config.k, candidates.items.shape[1]) if self.config.distinct else self.config.k
         return Answer(self._listed(fuse(candidates, self.rule, self.weights("hybrid"), width)))
+
+    def like_history(self, queries: Queries, past: Past) -> list[Ranking]:
+        """The items whose content is most like that of the history, one list; none where no content is known."""
+        if self.content is None or self.content_index is None:
+            return []
+        profiles = self.content.profiles(queries)
+        return [where_known(profiles, self.content_index.search(profiles, self.config.beam, past.items))]
 
     def _listed(self, ranking: Ranking) -> Ranking:
         """The k best that go together."""
