@@ -8,6 +8,7 @@ import typer
 from semid.commands import options
 from semid.commands.console import STDOUT, print_facts, print_table, progress_bar, write_json
 from semid.commands.running import command, in_force
+from semid.errors import InputError
 
 _OUT = typer.Option(help="Where the tokenizer of --data goes; in place of the old one.", show_default=False)
 
@@ -24,19 +25,42 @@ def append(
     data: options.Data = options.DATA,
     tokenizer: options.Tokenizer = options.TOKENIZER,
     out: Annotated[Path | None, _OUT] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model that is to recommend the items of --data.", show_default=False)
+    ] = None,
+    model_data: Annotated[
+        Path | None, typer.Option(help="Dataset that --model belongs to.", show_default=str(options.DATA))
+    ] = None,
+    model_out: Annotated[
+        Path | None,
+        typer.Option(help="Where the model of --data goes; in place of the old one.", show_default=False),
+    ] = None,
     json: options.Json = None,
 ) -> None:
-    """Give codes to the new items of a later dataset; no item of before is moved."""
+    """Give codes to the new items of a later dataset; no item of before is moved, and no model trained."""
     from semid.data.dataset import Dataset
+    from semid.generative.recommender import GenerativeRecommender
+    from semid.pipeline.carrying import append_and_carry
     from semid.pipeline.lifecycle import append_items
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
+    if model is None and (model_out or model_data):
+        raise InputError("--model-out and --model-data say where a model goes and comes from: give --model too.")
     dataset, fitted = Dataset.open(data), SemanticIdTokenizer.load(tokenizer)
-    out = out or tokenizer
+    out, model_out, model_data = out or tokenizer, model_out or model, model_data or (model and options.DATA)
+    settings = in_force(context, out=out, model_data=model_data, model_out=model_out)
     with progress_bar() as progress:
-        report = append_items(fitted, dataset, out, settings=in_force(context, out=out), progress=progress)
+        if not (model and model_data and model_out):
+            report = append_items(fitted, dataset, out, settings=settings, progress=progress)
+        else:
+            recommender, old = GenerativeRecommender.load(model), Dataset.open(model_data)
+            report, _ = append_and_carry(
+                fitted, recommender, old, dataset, out, model_out, settings=settings, progress=progress
+            )
     if json != STDOUT:
         print_facts(report.summary_rows(), title=f"Tokenizer {out}")
+    if model_out is not None:
+        typer.echo(f"Wrote {model_out}: `semid generate --data {data} --model {model_out}` uses it.", err=True)
     if json is not None:
         write_json(json, report.to_dict())
 

@@ -25,8 +25,8 @@ class Dataset:
     """Items, users, events and queries of one catalogue.
 
     Files, all ``.npy`` unless said: ``events/{items,actions,times,offsets}``, ``train_end``, ``candidates``,
-    ``{item,user}_fields/{single, NAME.offsets, NAME.values}``, ``embeddings/NAME`` with ``NAME.valid``, ``held_out``
-    where items are,
+    ``{item,user}_fields/{single, NAME.offsets, NAME.values}`` with ``values.parquet``, what their codes stand for,
+    ``embeddings/NAME`` with ``NAME.valid``, ``held_out`` where items are,
     ``queries/SPLIT/{users,start,end,target_items,target_actions,target_offsets}`` (with a log of its own under
     ``queries/SPLIT/events/`` for given histories), ``items.parquet`` and ``users.parquet`` with ``raw_id``.
 

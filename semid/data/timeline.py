@@ -95,6 +95,16 @@ class Timeline:
         items, moments = self._moments(items, times)
         return self._age(items, moments, self._num_earlier(items, moments))
 
+    def carried(self, rows: np.ndarray) -> "Timeline":
+        """The same for another catalogue, in which items that are not here were never taken.
+
+        Args:
+            rows: (N',) row that each of its items has here, -1 for none.
+        """
+        lengths = np.where(rows >= 0, np.diff(self.offsets)[rows], 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Timeline(offsets=offsets, times=self.times[ranges(self.offsets[rows], lengths)], first=self.first)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The times and what they are relative to."""
         return {"offsets": self.offsets, "times": self.times, "first": np.array([self.first], np.int64)}

@@ -67,6 +67,20 @@ class Transitions:
         parts = self.strengths[latest][:, items].toarray() * _DECAY ** np.arange(len(latest))[:, None]
         return np.where(parts.any(axis=0), parts.argmax(axis=0), -1)
 
+    def carried(self, rows: np.ndarray) -> "Transitions":
+        """The same in another catalogue; what comes from or leads to items that are not there is left out.
+
+        Args:
+            rows: (N',) row that each of its items has here, each at most once, -1 for none.
+        """
+        there = np.full(self.strengths.shape[0], -1)
+        there[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        matrix = self.strengths.tocoo()
+        source, target = there[matrix.row], there[matrix.col]
+        kept = (source >= 0) & (target >= 0)
+        parts = (matrix.data[kept], (source[kept], target[kept]))
+        return Transitions(sp.csr_matrix(parts, shape=(len(rows), len(rows))))
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The stored transitions."""
         matrix = self.strengths

@@ -3,8 +3,10 @@
 Shapes: N items, L levels, U users, F categorical columns.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 from semid.codes import SemanticIds
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, TIME_MISSING
-from semid.data.features import FIELD_MISSING, ListField
+from semid.data.features import FIELD_MISSING, Fields, ListField
 from semid.data.timeline import Timeline
 from semid.errors import InputError
 from semid.generative.config import FEATURES
@@ -41,6 +43,28 @@ class ListColumn:
 
 
 @dataclass(frozen=True, eq=False)
+class IdRows:
+    """Where ids lie in tables that were trained on an earlier catalogue.
+
+    Attributes:
+        rows: (R,) int64 row each id had then, -1 for those that came since.
+        count: how many there were.
+    """
+
+    rows: Tensor
+    count: int
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The rows and their number."""
+        return {"rows": self.rows.cpu().numpy(), "count": np.array([self.count], np.int64)}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> "IdRows":
+        """What :meth:`to_arrays` gave."""
+        return IdRows(torch.from_numpy(arrays["rows"]), int(arrays["count"][0]))
+
+
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """What is known of every item and user, as tensors; the model embeds it but does not own it.
 
@@ -61,6 +85,8 @@ class Catalogue:
         graph: who took what in training, for the feature ``graph``.
         near_codes: (N, L, k) int32, for each level the item's own code and those of the nearest other centroids; only
             training looks at them.
+        item_ids, user_ids: rows of the tables of ids, where the model was trained on an earlier catalogue.
+        action_codes: (A + 1,) int64, of each action + 1 of the events that of training, where these differ.
     """
 
     codes: Tensor
@@ -81,6 +107,9 @@ class Catalogue:
     timeline: Timeline | None = None
     graph: EventGraph | None = None
     near_codes: Tensor | None = None
+    item_ids: IdRows | None = None
+    user_ids: IdRows | None = None
+    action_codes: Tensor | None = None
 
     @property
     def num_items(self) -> int:
@@ -107,12 +136,7 @@ class Catalogue:
             content=torch.where(known[:, None], content / energy.clamp(min=1e-12), 0.0),
             known=known,
             trained=torch.from_numpy(dataset.train_counts > 0),
-            item_fields=_integers(dataset.item_fields.values),
-            item_sizes=dataset.item_fields.sizes,
-            item_lists=tuple(ListColumn.of(field) for field in dataset.item_fields.lists.values()),
-            user_fields=F.pad(_integers(dataset.user_fields.values), (0, 0, 0, 1), value=FIELD_MISSING),
-            user_sizes=dataset.user_fields.sizes,
-            user_lists=tuple(ListColumn.of(field).with_empty_row() for field in dataset.user_fields.lists.values()),
+            **columns(dataset.item_fields, dataset.user_fields),
             num_actions=len(dataset.action_names) if _any_but(log.actions, ACTION_UNKNOWN) else 0,
             trained_actions=_trained_actions(dataset),
             has_times=_any_but(log.times, TIME_MISSING),
@@ -122,6 +146,12 @@ class Catalogue:
     @property
     def num_users(self) -> int:
         return len(self.user_fields) - 1
+
+    @property
+    def id_counts(self) -> tuple[int, int]:
+        """How many ids of items and of users training had."""
+        items, users = self.item_ids, self.user_ids
+        return (items.count if items else self.num_items), (users.count if users else self.num_users)
 
     def with_events(self, dataset: Dataset, features: tuple[str, ...]) -> "Catalogue":
         """The same with what these features ask of the training events."""
@@ -152,11 +182,25 @@ class Catalogue:
         def move(value: object) -> object:
             if isinstance(value, Tensor | EventGraph):
                 return value.to(device)
+            if isinstance(value, IdRows):
+                return replace(value, rows=value.rows.to(device))
             if isinstance(value, tuple) and value and isinstance(value[0], ListColumn):
                 return tuple(ListColumn(c.offsets.to(device), c.values.to(device), c.size) for c in value)
             return value
 
         return Catalogue(**{field.name: move(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
+
+
+def columns(items: Fields, users: Fields) -> dict[str, Any]:
+    """The categorical columns of items and users, as attributes of a :class:`Catalogue`."""
+    return {
+        "item_fields": _integers(items.values),
+        "item_sizes": items.sizes,
+        "item_lists": tuple(ListColumn.of(field) for field in items.lists.values()),
+        "user_fields": F.pad(_integers(users.values), (0, 0, 0, 1), value=FIELD_MISSING),
+        "user_sizes": users.sizes,
+        "user_lists": tuple(ListColumn.of(field).with_empty_row() for field in users.lists.values()),
+    }
 
 
 def _integers(array: np.ndarray) -> Tensor:

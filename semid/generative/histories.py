@@ -5,7 +5,7 @@ token at place t predicts the event that follows it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ class TokenBatch:
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on another device."""
         return TokenBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+    def with_actions(self, codes: Tensor) -> "TokenBatch":
+        """The same with each action + 1 replaced by ``codes[action + 1]``."""
+        return replace(self, actions=codes[self.actions], target_actions=codes[self.target_actions])
 
     def split(self, parts: int) -> list["TokenBatch"]:
         """The rows in up to so many batches, each of which has something to learn."""

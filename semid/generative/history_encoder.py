@@ -124,7 +124,7 @@ class HistoryEncoder:
         told, untold = torch.empty(2, len(queries), config.width, device=device)
         for part in self._parts(builder.lengths[order]):
             rows = order[part]
-            batch = builder.build([[int(row)] for row in rows], int(builder.lengths[rows].max())).to(device)
+            batch = self._batch(builder, rows)
             rows_there = torch.from_numpy(rows).to(device)
             told[rows_there], untold[rows_there] = self._last_states(batch, wanted)
         return QueryStates(told, queries, untold if self.model.judges_actions else None, wanted)
@@ -156,8 +156,7 @@ class HistoryEncoder:
     def _read(self, queries: Queries, action: int) -> tuple[TrunkDecoder, Tensor]:
         """In layout ``code``: the histories read, to be gone on from, and their last states (Q, D)."""
         builder = self._builder(query_segments(queries, self.model.config.context))
-        batch = builder.build([[row] for row in range(len(queries))], int(builder.lengths.max()))
-        batch = batch.to(self.catalogue.codes.device)
+        batch = self._batch(builder, np.arange(len(queries)))
         told = _told(batch, action)
         lasts = []
         pasts: list[list[Past]] = []
@@ -187,6 +186,13 @@ class HistoryEncoder:
                 size = max(1, int((longest * np.arange(1, 1 + len(longest)) <= _CACHED_SCORES).sum()))
             yield slice(first, first + size)
             first += size
+
+    def _batch(self, builder: BatchBuilder, rows: np.ndarray) -> TokenBatch:
+        """One history a row, with the actions that the model knows."""
+        batch = builder.build([[row] for row in rows.tolist()], int(builder.lengths[rows].max()))
+        batch = batch.to(self.catalogue.codes.device)
+        codes = self.catalogue.action_codes
+        return batch if codes is None else batch.with_actions(codes)
 
     def _builder(self, segments: Segments) -> BatchBuilder:
         return BatchBuilder(segments, profile=self.model.config.profile_token, timeline=self.catalogue.timeline)

@@ -100,7 +100,7 @@ class ItemEncoder(nn.Module):
         part = inputs.part_width or width
         self.id_dropout = config.id_dropout
         id_width = inputs.id_width or part
-        self.ids = HashedIds(catalogue.num_items, id_width, sparse=not whole) if "id" in features else None
+        self.ids = HashedIds(catalogue.id_counts[0], id_width, sparse=not whole) if "id" in features else None
         by_codes = {"codes": "codes" in features, "prefixes": "prefixes" in features}
         self.codes = CodesEncoder(catalogue, part, inputs, **by_codes) if any(by_codes.values()) else None
         self.content = nn.Linear(catalogue.content.shape[1], part) if "content" in features else None
@@ -123,7 +123,8 @@ class ItemEncoder(nn.Module):
             keep = catalogue.trained[rows]
             if self.training and self.id_dropout:
                 keep = keep & ~dropped(len(rows), self.id_dropout, rows.device)
-            parts.append(self.ids(rows) * keep[:, None])
+            ids = rows if catalogue.item_ids is None else catalogue.item_ids.rows[rows].clamp(min=0)
+            parts.append(self.ids(ids) * keep[:, None])
         if self.codes is not None:
             parts += self.codes(catalogue, rows)
         if self.content is not None and self.unknown is not None:

@@ -20,6 +20,7 @@ from semid.data.dataset import Dataset
 from semid.data.events import TIME_MISSING
 from semid.data.timeline import training_period
 from semid.generative.layers import RMSNorm
+from semid.selection import stretches
 
 FANOUTS = (10, 5)
 
@@ -69,6 +70,28 @@ class EventGraph:
             item_offsets=_offsets(items.bincount(minlength=dataset.num_items)),
             entries=entries.int() if len(items) <= np.iinfo(np.int32).max else entries,
             first=first,
+        )
+
+    def carried(self, rows: Tensor) -> "EventGraph":
+        """The same for another catalogue: events of items that are not there are left out, new ones have none.
+
+        Args:
+            rows: (N',) int64 row that each of its items has here, each at most once, -1 for none.
+        """
+        there = torch.full_like(self.item_offsets[1:], -1)
+        there[rows[rows >= 0]] = (rows >= 0).nonzero()[:, 0]
+        items = there[self.items.long()]
+        kept = items >= 0
+        before = _offsets(kept)  # how many events are kept before each place
+        lengths = torch.where(rows >= 0, self.item_offsets.diff()[rows], 0)
+        _, entries = stretches(self.item_offsets[rows], lengths)
+        return EventGraph(
+            user_offsets=before[self.user_offsets],
+            items=items[kept].int(),
+            times=self.times[kept],
+            item_offsets=_offsets(lengths),
+            entries=before[self.entries[entries].long()].to(self.entries.dtype),
+            first=self.first,
         )
 
     def to(self, device: torch.device) -> "EventGraph":

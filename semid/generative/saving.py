@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from semid.data.timeline import Timeline
-from semid.generative.catalogue import Catalogue, ListColumn
+from semid.generative.catalogue import Catalogue, IdRows, ListColumn
 from semid.generative.config import ActionConfig, InputConfig, ModelConfig, TrunkConfig
 from semid.generative.moe import MoEConfig
 from semid.generative.neighbourhood import EventGraph
 
 _NESTED = {"trunk": TrunkConfig, "inputs": InputConfig, "action": ActionConfig, "moe": MoEConfig}
 _TENSORS = ("codes", "content", "known", "trained", "item_fields", "user_fields")
+_PARTS = {"timeline": Timeline, "graph": EventGraph, "item_ids": IdRows, "user_ids": IdRows}
 _SMALL = {"codes": np.int32, "item_fields": np.int32, "user_fields": np.int32}
 
 
@@ -28,9 +28,12 @@ def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], di
         for index, column in enumerate(columns):
             arrays[f"{kind}_list.{index}.offsets"] = column.offsets.cpu().numpy()
             arrays[f"{kind}_list.{index}.values"] = column.values.cpu().numpy().astype(np.int32)
-    for kind, events in (("timeline", catalogue.timeline), ("graph", catalogue.graph)):
-        if events is not None:
-            arrays |= {f"{kind}.{name}": array for name, array in events.to_arrays().items()}
+    for kind in _PARTS:
+        part = getattr(catalogue, kind)
+        if part is not None:
+            arrays |= {f"{kind}.{name}": array for name, array in part.to_arrays().items()}
+    if catalogue.action_codes is not None:
+        arrays["action_codes"] = catalogue.action_codes.cpu().numpy()
     facts = {
         "num_codes": list(catalogue.num_codes),
         "item_sizes": list(catalogue.item_sizes),
@@ -47,12 +50,14 @@ def catalogue_to_arrays(catalogue: Catalogue) -> tuple[dict[str, np.ndarray], di
 
 def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Catalogue:
     """The inverse of :func:`catalogue_to_arrays`."""
-    tensors: dict[str, Tensor] = {}
+    parts: dict[str, Any] = {}
     for name in _TENSORS:
         tensor = torch.from_numpy(arrays[name])
-        tensors[name] = tensor.long() if name in _SMALL else tensor
-
-    timeline, graph = _under(arrays, "timeline."), _under(arrays, "graph.")
+        parts[name] = tensor.long() if name in _SMALL else tensor
+    for name, part in _PARTS.items():
+        own = _under(arrays, f"{name}.")
+        parts[name] = part.from_arrays(own) if own else None  # type: ignore[attr-defined]
+    actions = arrays.get("action_codes")
 
     def columns(kind: str) -> tuple[ListColumn, ...]:
         return tuple(
@@ -65,7 +70,7 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
         )
 
     return Catalogue(
-        **tensors,
+        **parts,
         num_codes=tuple(facts["num_codes"]),
         item_sizes=tuple(facts["item_sizes"]),
         item_lists=columns("item"),
@@ -75,8 +80,7 @@ def catalogue_from_arrays(arrays: dict[str, np.ndarray], facts: dict[str, Any]) 
         trained_actions=tuple(facts["trained_actions"]),
         has_times=facts["has_times"],
         time_origin=facts["time_origin"],
-        timeline=Timeline.from_arrays(timeline) if timeline else None,
-        graph=EventGraph.from_arrays(graph) if graph else None,
+        action_codes=None if actions is None else torch.from_numpy(actions),
     )
 
 

@@ -30,7 +30,7 @@ class UserEncoder(nn.Module):
         self.fields = FieldsEncoder(catalogue.user_sizes, lists, part, sparse=True) if columns else None
         known = "user" in config.features
         id_width = inputs.id_width or part
-        self.ids = HashedIds(max(catalogue.num_users, 1), id_width, sparse=True) if known else None
+        self.ids = HashedIds(max(catalogue.id_counts[1], 1), id_width, sparse=True) if known else None
         widths = [part] * (len(self.fields) if self.fields is not None else 0) + [id_width] * known
         self.join = Join(widths, width, inputs.join, inputs.join_layers)
 
@@ -41,6 +41,8 @@ class UserEncoder(nn.Module):
             rows = users % len(catalogue.user_fields)  # the last row is that of somebody unknown
             parts += self.fields(catalogue.user_fields, catalogue.user_lists, rows)
         if self.ids is not None:
+            if catalogue.user_ids is not None:
+                users = torch.where(users >= 0, catalogue.user_ids.rows[users], -1)
             keep = users >= 0
             if self.training and self.user_dropout:
                 keep = keep & ~dropped(len(users), self.user_dropout, users.device)

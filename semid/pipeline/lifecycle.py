@@ -93,6 +93,16 @@ def append_items(
     """
     if out is not None:
         check_target(out, KIND)
+    report = take_over(tokenizer, dataset, scratch_folder(out), progress)
+    if out is not None:
+        save_tokenizer(tokenizer, dataset, out, settings=settings)
+    return report
+
+
+def take_over(
+    tokenizer: SemanticIdTokenizer, dataset: Dataset, scratch: Path | None, progress: Progress | None
+) -> AppendReport:
+    """As :func:`append_items`, saving nothing; vectors may lie in ``scratch`` meanwhile."""
     rows = match_rows(tokenizer, dataset)
     embeddings = _comparable(tokenizer, dataset)
     change = _change(tokenizer, embeddings, rows)
@@ -102,9 +112,7 @@ def append_items(
             f"in {dataset.location}, so their codes no longer describe them: fit again with `semid refit --keep`."
         )
     removed = tokenizer.semantic_ids_.num_items - int((rows >= 0).sum())
-    tokenizer.carry_over(embeddings, rows, fields=dataset.item_fields, scratch=scratch_folder(out), progress=progress)
-    if out is not None:
-        save_tokenizer(tokenizer, dataset, out, settings=settings)
+    tokenizer.carry_over(embeddings, rows, fields=dataset.item_fields, scratch=scratch, progress=progress)
     return _describe_append(tokenizer, np.flatnonzero(rows < 0), removed)
 
 

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from semid.data.building.arrays import ArrayWriter
 from semid.data.building.row_file import BlockReader, RowFile
 from semid.data.dataset import ranges
 from semid.data.features import FIELD_RESERVED
+from semid.data.field_values import VALUES_NAME, VALUES_SCHEMA
 
 _BLOCK = 1 << 18
 
@@ -32,6 +35,7 @@ class FieldsBuilder:
         self._folder = folder
         self._single = RowFile(folder / "single.npy", np.int32, (num_rows, len(names)))
         self._lists: dict[str, _ListSpool] = {}
+        self._values: list[pa.Table] = []
 
     def put(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Set the codes (n, F) of the given rows (n,)."""
@@ -51,9 +55,16 @@ class FieldsBuilder:
         """Announce a multi-value column, which then exists even if nothing is put."""
         self.put_list(name, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))
 
+    def put_values(self, name: str, codes: np.ndarray, values: pa.Array) -> None:
+        """Record which values (n,) the codes (n,) of column ``name`` stand for: another dataset has other codes."""
+        columns = {"field": pa.repeat(name, len(codes)), "code": codes.astype(np.int32), "value": values}
+        self._values.append(pa.table(columns, schema=VALUES_SCHEMA))
+
     def close(self) -> dict[str, Any]:
         """Finish the files; returns the facts the artifact records."""
         self._single.close()
+        if self._values:
+            pq.write_table(pa.concat_tables(self._values), self._folder / VALUES_NAME)
         for spool in self._lists.values():
             spool.close()
         return {"names": list(self.names), "sizes": list(self.sizes), "lists": dict(self.list_sizes)}

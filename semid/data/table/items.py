@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semid.data.building.builder import DatasetBuilder
-from semid.data.building.field_files import FieldsBuilder
 from semid.data.features import FIELD_MISSING, FIELD_RESERVED
 from semid.data.table.files import TableFile, decoded
 
@@ -30,6 +29,7 @@ def write_fields(
     """
     singles: dict[str, np.ndarray] = {}
     lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    vocabularies: dict[str, pa.Array] = {}
     left_out = []
     for column in table.schema.names if table else []:
         assert table is not None
@@ -37,34 +37,35 @@ def write_fields(
             continue
         values = pa.concat_arrays([decoded(chunk) for chunk in table.column(column).chunks])
         if _is_list(values.type):
-            coded = _list_codes(values)
-            if coded is not None:
-                lists[column] = coded
+            coded_lists = _list_codes(values)
+            if coded_lists is not None:
+                lists[column], vocabularies[column] = coded_lists
         else:
-            codes = shared_codes(values)
-            if codes is not None:
-                singles[column] = codes
-        if column not in lists and column not in singles:
+            coded = shared_codes(values)
+            if coded is not None:
+                singles[column], vocabularies[column] = coded
+        if column not in vocabularies:
             left_out.append(column)
     if left_out:
         builder.report[f"{kind}_columns_left_out"] = left_out
     fields = builder.fields(kind, list(singles), num_rows)
     if singles:
         fields.put(rows, np.stack(list(singles.values()), axis=1))
-    _put_lists(fields, rows, lists)
-
-
-def _put_lists(fields: FieldsBuilder, rows: np.ndarray, lists: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for name, (lengths, codes) in lists.items():
         fields.put_list(name, rows, lengths, codes)
+    for name, values in vocabularies.items():
+        fields.put_values(name, FIELD_RESERVED + np.arange(len(values)), values.cast(pa.string()))
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def shared_codes(values: pa.Array) -> np.ndarray | None:
-    """Field codes by order of first appearance; None if the values are not categories. (n,) int32"""
+def shared_codes(values: pa.Array) -> tuple[np.ndarray, pa.Array] | None:
+    """Field codes (n,) int32 by order of first appearance, and the values they stand for, from FIELD_RESERVED on.
+
+    None if the values are not categories.
+    """
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)):
         return None
@@ -73,20 +74,21 @@ def shared_codes(values: pa.Array) -> np.ndarray | None:
     if not known or len(encoded.dictionary) > known / 2:
         return None
     codes: np.ndarray = pc.add(encoded.indices, FIELD_RESERVED).fill_null(FIELD_MISSING).to_numpy()
-    return codes.astype(np.int32)
+    return codes.astype(np.int32), encoded.dictionary
 
 
-def _list_codes(values: pa.Array) -> tuple[np.ndarray, np.ndarray] | None:
-    """Lengths and codes of a list column, missing elements left out."""
+def _list_codes(values: pa.Array) -> tuple[tuple[np.ndarray, np.ndarray], pa.Array] | None:
+    """Lengths and codes of a list column, missing elements left out, and the values of the codes."""
     flat = decoded(values.flatten())
     if not (pa.types.is_integer(flat.type) or pa.types.is_string(flat.type)):
         return None
-    codes = shared_codes(flat)
-    if codes is None:
+    coded = shared_codes(flat)
+    if coded is None:
         return None
+    codes, vocabulary = coded
     lengths = pc.list_value_length(values).fill_null(0).to_numpy()
     owners = np.repeat(np.arange(len(lengths)), lengths)[codes != FIELD_MISSING]
-    return np.bincount(owners, minlength=len(lengths)), codes[codes != FIELD_MISSING]
+    return (np.bincount(owners, minlength=len(lengths)), codes[codes != FIELD_MISSING]), vocabulary
 
 
 def write_item_ids(builder: DatasetBuilder, table: TableFile | None, ids: pa.Array) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from semid.data.building.builder import DatasetBuilder
+from semid.data.building.field_files import FieldsBuilder
+from semid.data.features import FIELD_RESERVED
 from semid.data.reading import PrepareConfig
 from semid.data.tencentgr.candidate_pool import CandidatePool
 from semid.data.tencentgr.embedding_join import EmbeddingJoin, EmbeddingSource, VectorBatch
@@ -63,8 +65,14 @@ class Assembly:
             raise InputError(f"The folder of {self.indexer.path} has no users: its sequences are empty.")
         self.users.finish()
         self._progress("features", 0, None)
-        self.item_features.write(partial(builder.fields, "items"), len(raw), lambda row: f"item {raw[row]}")
-        self.user_features.write(partial(builder.fields, "users"), builder.num_users, lambda row: f"user row {row}")
+        self._name_values(
+            self.item_features.write(partial(builder.fields, "items"), len(raw), lambda row: f"item {raw[row]}")
+        )
+        self._name_values(
+            self.user_features.write(
+                partial(builder.fields, "users"), builder.num_users, lambda row: f"user row {row}"
+            )
+        )
         builder.raw_ids("items", pa.int64()).append(raw)
         rows = self.candidates.rows()
         if len(rows):
@@ -73,3 +81,8 @@ class Assembly:
         builder.report["users_in_indexer"] = self.indexer.users.count
         builder.report["items_in_indexer"] = self.indexer.num_items
         builder.report.update(self.users.facts)
+
+    def _name_values(self, fields: FieldsBuilder) -> None:
+        for name, size in [*zip(fields.names, fields.sizes, strict=True), *fields.list_sizes.items()]:
+            reids, values = self.indexer.field_values(name, size - FIELD_RESERVED)
+            fields.put_values(name, reids + (FIELD_RESERVED - 1), values)

@@ -153,8 +153,8 @@ class FeatureSpool:
         open_fields: Callable[[tuple[str, ...], int], FieldsBuilder],
         num_rows: int,
         label: Callable[[int], str],
-    ) -> None:
-        """Put everything in place.
+    ) -> FieldsBuilder:
+        """Put everything in place; returns the columns.
 
         Args:
             open_fields: makes the columns, given the names of the single-value fields and R.
@@ -177,6 +177,7 @@ class FeatureSpool:
                 rows = self._load()
                 _refuse_twice(rows, seen, label)
                 self._put_block(fields, rows, single_names, list_names)
+        return fields
 
     def _load(self) -> np.ndarray:
         array: np.ndarray = np.load(self._file, allow_pickle=False)

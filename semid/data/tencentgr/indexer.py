@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from semid.data.building.arrays import ArrayWriter
 from semid.data.building.row_file import BlockReader, RowFile
@@ -141,6 +142,7 @@ class Indexer:
         self.path = path
         self.users = UserNames(spool)
         self.field_sizes: dict[str, int] = {}
+        self._field_parts: dict[str, list[tuple[np.ndarray, pa.Array]]] = {}
         self._item_parts: list[tuple[np.ndarray, np.ndarray]] = []
         self._found: set[str] = set()
         for chunk in stream_maps(path, _is_wanted):
@@ -154,6 +156,15 @@ class Indexer:
     @property
     def num_items(self) -> int:
         return len(self.items.raw)
+
+    def field_values(self, field: str, count: int) -> tuple[np.ndarray, pa.Array]:
+        """Re-ids (n,) and the raw values they stand for; those of a field that is not here, 1..count, stand for
+        themselves."""
+        if field not in self._field_parts:
+            reids = np.arange(1, count + 1)
+            return reids, pa.array(reids).cast(pa.string())
+        parts, values = zip(*self._field_parts[field], strict=True)
+        return np.concatenate(parts), pa.concat_arrays(values)
 
     def example_items(self) -> str:
         """A few raw item ids for messages."""
@@ -174,6 +185,8 @@ class Indexer:
         elif len(chunk.path) == 2:
             field = str(chunk.path[1])
             self.field_sizes[field] = self.field_sizes.get(field, 0) + len(chunk.keys)
+            part = self._reids(chunk, "f"), pa.array(map(str, chunk.keys), pa.string())
+            self._field_parts.setdefault(field, []).append(part)
 
     def _reids(self, chunk: MapChunk, section: str) -> np.ndarray:
         values = np.asarray(chunk.values)
