@@ -185,7 +185,7 @@ Eta = Annotated[
     float | None,
     typer.Option("--eta", help="Weight of log p(action | item); by default fitted.", show_default=False),
 ]
-Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]
+Index = Annotated[str, typer.Option("--index", help="Index of ANN: auto, exact, or a Faiss factory string.")]
 
 Preset = Annotated[
     str,

@@ -50,6 +50,8 @@ class GenerativeRecommender:
         transitions: what follows what in training histories; None if that is not told.
         weights: by mode, the weight of each kind of evidence, fitted on validation; none before that.
         usual_action: the commonest action of validation targets, ``"any"`` where actions are not told apart.
+        artifact: what it was loaded from.
+        is_narrowed: whether it recommends among fewer items than it was made for.
     """
 
     def __init__(
@@ -68,16 +70,18 @@ class GenerativeRecommender:
         self.weights: Mapping[str, Mapping[str, float]] = {}
         self.usual_action = ANY_ACTION
         self.artifact: Artifact | None = None
+        self.is_narrowed = False
 
     def weights_changed(self) -> None:
-        """Forget the item vectors; call after the model has been trained on."""
+        """Forget the item vectors, and what it was loaded from; call after the model has been trained on."""
+        self.artifact = None
         for name in ("item_vectors", "_item_vectors", "_tree", "_least_differences", "_graphs"):
             self.__dict__.pop(name, None)
 
     def among(self, candidates: np.ndarray) -> "GenerativeRecommender":
         """The same, recommending no other items than these rows (C,)."""
         other = copy(self)
-        other.candidates = np.asarray(candidates, np.int64)
+        other.candidates, other.is_narrowed = np.asarray(candidates, np.int64), True
         for name in ("_allowed", "_graphs"):
             other.__dict__.pop(name, None)
         return other

@@ -15,11 +15,12 @@ from semid.generative.history_encoder import QueryStates
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import evidence
 from semid.pipeline.evidence import Past
+from semid.pipeline.indexing import item_index
 from semid.ranking import Ranking
-from semid.retrieval.ann import AnnIndex
 from semid.retrieval.budget import fill_budget
 from semid.retrieval.combining import rank
 from semid.retrieval.hybrid import union
+from semid.retrieval.item_index import ItemIndex
 
 MODES = ("generative", "ann", "hybrid")
 USUAL_ACTION = "usual"
@@ -35,7 +36,7 @@ class AnswerConfig:
         exact: double the beam for the queries whose list is not provably the best, where that can be proven at all.
         filter_seen: leave out what is in the history.
         action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
-        factory: Faiss factory string of the ANN index.
+        factory: of the ANN index: ``"exact"``, a Faiss factory string, or ``"auto"``.
         eta: weight of log p(wanted action | item) in every mode; None takes those fitted on validation.
         budget: actions and how many of the k places each has, every share answered with its action wanted
             (PinRec, arXiv 2504.10507); k is their sum then, and ``action`` is not read.
@@ -119,15 +120,14 @@ class Answerer:
         return tuple(mode for mode in MODES if heads.get(mode, all(heads.values())))
 
     @cached_property
-    def index(self) -> AnnIndex:
+    def index(self) -> ItemIndex:
         """The candidates' vectors."""
-        rows = self.recommender.candidates
-        return AnnIndex.build(self.recommender.item_vectors[rows], rows, self.config.factory)
+        return item_index(self.recommender, self.config.factory)
 
     def index_recall(self, queries: Queries) -> float:
         """Share of the k items nearest to each query, by exact search, that the index finds."""
         states = self.encode(queries)
-        vectors = self.recommender.item_vectors[self.recommender.candidates]
+        vectors = self.recommender.item_vectors[self.index.rows]
         return self.index.recall_against_exact(self.recommender.query_vectors(states), vectors, self.config.k)
 
     def encode(self, queries: Queries) -> QueryStates:

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from semid.errors import InputError
-from semid.retrieval.ann import INDEX_NAME, ROWS_NAME, AnnIndex, auto_factory
+from semid.retrieval.ann import INDEX_NAME, ROWS_NAME, AnnIndex
 from semid.retrieval.exact import exact_search
 
 GENERATOR = np.random.default_rng(0)

@@ -1,0 +1,44 @@
+"""Which index a catalogue gets: exact search while that is quick, then inverted lists."""
+
+import numpy as np
+import torch
+
+from semid.retrieval.ann import AnnIndex
+from semid.retrieval.exact_index import EXACT, ExactIndex
+from semid.retrieval.item_index import ItemIndex
+
+AUTO = "auto"
+EXACT_UNTIL = 50_000
+_EXACT_ON_GPU_UNTIL = 10_000_000
+
+
+def auto_factory(num_items: int, device: str | torch.device = "cpu") -> str:
+    """The factory for a catalogue of this size."""
+    limit = EXACT_UNTIL if torch.device(device).type == "cpu" else _EXACT_ON_GPU_UNTIL
+    if num_items <= limit:
+        return EXACT
+    lists = 1 << round(np.log2(4 * np.sqrt(num_items)))
+    return f"IVF{lists},SQfp16"
+
+
+def build_index(
+    vectors: np.ndarray,
+    item_rows: np.ndarray | None = None,
+    factory: str = AUTO,
+    device: str | torch.device = "cpu",
+) -> ItemIndex:
+    """An index of item vectors.
+
+    Args:
+        vectors: (C, D) floats; normalise for cosine.
+        item_rows: (C,) distinct item rows; ``0..C-1`` if None.
+        factory: ``"exact"``, a Faiss factory string such as ``"HNSW32"``, or ``"auto"`` to choose by C.
+        device: where to search.
+
+    Raises:
+        InputError: see :meth:`ExactIndex.build` and :meth:`AnnIndex.build`.
+    """
+    factory = auto_factory(len(vectors), device) if factory == AUTO else factory
+    if factory == EXACT:
+        return ExactIndex.build(vectors, item_rows, device)
+    return AnnIndex.build(vectors, item_rows, factory, str(device))
