@@ -24,11 +24,13 @@ from semid.data.splits import SplitConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
-from semid.pipeline.comparing import compare_modes
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
+from semid.pipeline.comparing import Rivals, compare_modes
 from semid.pipeline.embedding import item_tower_embedding
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
-from semid.pipeline.training import fitted_weights, validation_sample
+from semid.pipeline.training import validation_sample
+from semid.pipeline.weighing import weigh
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 METRICS = ("HitRate@10", "NDCG@10")
@@ -115,10 +117,12 @@ def run(dataset: Dataset, name: str, variant: str, seed: int, arguments: argpars
         place = folder / "base"
         recommender = GenerativeRecommender.load(place)
         recommender.transitions = None
-        recommender.weights = fitted_weights(recommender, validation_sample(dataset), recommender.usual_action)
+        recommender.weights = weigh(recommender, validation_sample(dataset), recommender.usual_action).weights
     history = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
-    answerer = Answerer(recommender, AnswerConfig(k=10, beam=50, fallback=False))
-    compared = compare_modes(answerer, dataset, "valid", ks=(10,), max_queries=arguments.queries).modes
+    answerer = Answerer(recommender, AnswerConfig(k=10, beam=50, fallback=()))
+    compared = compare_modes(
+        answerer, dataset, "valid", max_queries=arguments.queries, rivals=Rivals(baselines=()), timed=False
+    ).modes
     result = {
         "seed": seed,
         "settings": settings,

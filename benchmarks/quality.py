@@ -1,9 +1,10 @@
-"""How good are the recommendations on real data, in each mode, against popularity, item-kNN and SASRec?
+"""How good are the recommendations on real data, in each mode, against baselines, SASRec and TIGER?
 
 For every dataset and seed: prepare → fit → train → compare on the test split, item-level, full ranking, no
 seen-item filter, model selection on validation only. Finished runs lie in the work folder and are not repeated.
 
     python benchmarks/quality.py $SEMID_DATA/amazon14_beauty $SEMID_DATA/amazon14_sports --seeds 0,1,2
+    python benchmarks/quality.py $SEMID_DATA/amazon14_beauty --rivals none --hold-out-items 0.05
 """
 
 import argparse
@@ -21,10 +22,9 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import sparse
 
 from semid.artifacts import open_artifact
-from semid.data.dataset import Dataset, ranges
+from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.prepare import prepare
 from semid.data.reading import PrepareConfig
@@ -35,7 +35,8 @@ from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import checkpoint_of, train_recommender
@@ -44,16 +45,19 @@ from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 KS = (5, 10)
 BEAM = 50
-KNN_BATCH = 1024
 ANSWERED = 4096
-METRICS = ("HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10")
+METRICS = ("HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10", "ColdHitRate@10")
+# Models of others, trained by us: what they rank with.
+RIVALS = {"sasrec": "ann", "tiger": "generative"}
+ABSENT = (float("nan"), None)
 
 
 def main() -> None:
     arguments = parse()
     results = []
     for source in arguments.datasets:
-        dataset = prepared(source, arguments.work / source.name, arguments.protocol)
+        split = SplitConfig(protocol=arguments.protocol, hold_out_items=arguments.hold_out_items)
+        dataset = prepared(source, arguments.work / source.name, split)
         runs = [run(dataset, source.name, seed, arguments) for seed in arguments.seeds]
         results.append({"dataset": source.name, "runs": runs, "summary": summarise(runs)})
         show(results[-1])
@@ -72,17 +76,28 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--emb", type=lambda text: tuple(text.split(",")), default=(), help="embeddings to use")
     parser.add_argument("--epochs", type=int, default=0, help="0 chooses by the number of training events")
     parser.add_argument("--max-minutes", type=float, default=30.0)
-    parser.add_argument("--no-sasrec", action="store_true", help="train no SASRec beside it")
+    parser.add_argument("--hold-out-items", type=float, default=0.0, help="share of the items to make new")
+    parser.add_argument(
+        "--rivals", type=names_of_rivals, default=tuple(RIVALS), help="models to train beside, or none"
+    )
     parser.add_argument("--table", type=Path, help="also write the tables there, as Markdown")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
     return parser.parse_args()
 
 
-def prepared(source: Path, work: Path, protocol: str) -> Dataset:
+def names_of_rivals(text: str) -> tuple[str, ...]:
+    """Names of RIVALS."""
+    names = () if text == "none" else tuple(text.split(","))
+    if set(names) - set(RIVALS):
+        raise argparse.ArgumentTypeError(f"use none or some of {','.join(RIVALS)}")
+    return names
+
+
+def prepared(source: Path, work: Path, split: SplitConfig) -> Dataset:
     """The prepared dataset, made on first use."""
-    target = work / f"data-{protocol}"
+    target = work / f"data-{split.protocol}"
     if not (target / "config.json").exists():
-        prepare(source, target, PrepareConfig(split=SplitConfig(protocol=protocol)))
+        prepare(source, target, PrepareConfig(split=split))
     return Dataset.open(target)
 
 
@@ -95,8 +110,9 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     """One seed: metrics by mode, and what it cost."""
     work = arguments.work / name / f"seed{seed}"
     result_path, settings_path = work / "result.json", work / "settings.json"
-    options = ("preset", "epochs", "max_minutes", "protocol", "no_sasrec")
-    settings = {name: getattr(arguments, name) for name in options} | {"emb": list(arguments.emb)}
+    options = ("preset", "epochs", "max_minutes", "protocol", "hold_out_items")
+    settings = {name: getattr(arguments, name) for name in options}
+    settings |= {name: list(getattr(arguments, name)) for name in ("rivals", "emb")}
     if settings_path.exists() and json.loads(settings_path.read_text()) != settings:
         raise SystemExit(f"{work} holds a run with other settings: use another --work.")
     if result_path.exists():
@@ -111,14 +127,15 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
     fitted = time.monotonic()
     train_config = TrainConfig(epochs=arguments.epochs, max_minutes=arguments.max_minutes, seed=seed)
     recommender = trained_to_end(dataset, tokenizer, PRESETS[arguments.preset].model, train_config, work / "model")
-    sasrec = None
-    if not arguments.no_sasrec:
-        sasrec = trained_to_end(dataset, tokenizer, PRESETS["sasrec"].model, train_config, work / "sasrec")
+    rivals = {
+        name: trained_to_end(dataset, tokenizer, PRESETS[name].model, train_config, work / name)
+        for name in arguments.rivals
+    }
     began_to_compare = time.monotonic()
-    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=False))
-    comparison = compare_modes(answerer, dataset, "test", ks=KS)
+    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=BEAM, fallback=()))
+    comparison = compare_modes(answerer, dataset, "test", ks=KS, timed=False)
     queries = dataset.split("test")
-    rankings = references(dataset, queries, recommender, sasrec)
+    rankings = references(queries, recommender, rivals)
     others = compare(
         queries,
         {name: ModeResult(ranking=ranking) for name, ranking in rankings.items()},
@@ -137,6 +154,7 @@ def run(dataset: Dataset, name: str, seed: int, arguments: argparse.Namespace) -
         "best_epoch": history[-1]["best_epoch"],
         "epochs": len(history),
         "weights": recommender.weights,
+        "fusions": recommender.fusions,
         "action": recommender.usual_action,
         "tokenizer": asdict(config),
         "model": open_artifact(work / "model", "model").details["model"],
@@ -157,17 +175,16 @@ def trained_to_end(
 
 
 def references(
-    dataset: Dataset, queries: Queries, recommender: GenerativeRecommender, sasrec: GenerativeRecommender | None
+    queries: Queries, recommender: GenerativeRecommender, rivals: Mapping[str, GenerativeRecommender]
 ) -> dict[str, Ranking]:
-    """Each head alone, as published systems rank, with no look at the history; and what others do."""
+    """Each head alone, as published systems rank, with no look at the history; and models of others, both ways."""
     rankings = {
         "generative, codes alone": answered(recommender, queries, "generative", {}),
         "ann, cosine alone": answered(recommender, queries, "ann", {}),
-        "item-kNN": item_knn(dataset, queries, max(KS)),
     }
-    if sasrec is not None:
-        rankings["sasrec, cosine alone"] = answered(sasrec, queries, "ann", {})
-        rankings["sasrec"] = answered(sasrec, queries, "ann", sasrec.weights)
+    for name, rival in rivals.items():
+        rankings[f"{name}, its head alone"] = answered(rival, queries, RIVALS[name], {})
+        rankings[name] = answered(rival, queries, RIVALS[name], rival.weights)
     return rankings
 
 
@@ -177,42 +194,8 @@ def answered(
     """What a mode answers with these weights of the evidence; where there are none, by its head alone."""
     weighed = copy(recommender)
     weighed.weights = weights
-    answerer = Answerer(weighed, AnswerConfig(k=max(KS), beam=BEAM, factory="Flat", fallback=False))
+    answerer = Answerer(weighed, AnswerConfig(k=max(KS), beam=BEAM, factory="Flat", fallback=()))
     return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])
-
-
-def item_knn(dataset: Dataset, queries: Queries, k: int, decay: float = 0.7) -> Ranking:
-    """Cosine of co-occurrence in training histories, by implicit; the history's items weigh ``decay ** age``."""
-    from implicit.nearest_neighbours import CosineRecommender
-
-    lengths = dataset.train_end - dataset.events.offsets[:-1]
-    rows = np.repeat(np.arange(dataset.num_users), lengths)
-    items = dataset.events.items[ranges(dataset.events.offsets[:-1], lengths)]
-    shape = (dataset.num_users, dataset.num_items)
-    seen = sparse.csr_matrix((np.ones(len(items), np.float32), (rows, items)), shape=shape)
-    seen.data[:] = 1
-    model = CosineRecommender(K=dataset.num_items)
-    model.fit(seen, show_progress=False)
-    similar = model.similarity.tolil()
-    similar.setdiag(0)
-    outside = np.setdiff1d(np.arange(dataset.num_items), dataset.candidates)
-    similar[:, outside] = 0
-    similar = similar.tocsr()
-    similar.eliminate_zeros()
-    parts = []
-    for first in range(0, len(queries), KNN_BATCH):
-        batch = queries.select(np.arange(first, min(first + KNN_BATCH, len(queries))))
-        size = batch.end - batch.start
-        owner = np.repeat(np.arange(len(batch)), size)
-        age = np.repeat(size, size) - 1 - ranges(0, size)
-        history = batch.log.items[ranges(batch.start, size)]
-        weighted = sparse.csr_matrix((decay**age, (owner, history)), shape=(len(batch), dataset.num_items))
-        scores = np.asarray((weighted @ similar).todense(), np.float32)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        strength = np.take_along_axis(scores, best, axis=1)
-        found = strength > 0
-        parts.append(Ranking(np.where(found, best, -1), np.where(found, strength, -np.inf)))
-    return Ranking.concatenate(parts)
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float | None]]]:
@@ -220,10 +203,17 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, fl
     summary: dict[str, dict[str, tuple[float, float | None]]] = {}
     for mode in runs[0]["modes"]:
         summary[mode] = {}
-        for metric in runs[0]["modes"][mode]:
+        for metric in (name for name in runs[0]["modes"][mode] if all(name in r["modes"][mode] for r in runs)):
             mean, half = mean_over_seeds([r["modes"][mode][metric] for r in runs])
             summary[mode][metric] = (round(mean, 6), half and round(half, 6))
     return summary
+
+
+def gains(runs: list[dict[str, Any]]) -> dict[str, tuple[float, float | None]]:
+    """NDCG@10 of the hybrid less that of each mode it joins, paired by seed: mean and half width of the interval."""
+    modes = [mode for mode in ("generative", "ann") if mode in runs[0]["modes"]]
+    by_mode = {mode: [r["modes"]["hybrid"]["NDCG@10"] - r["modes"][mode]["NDCG@10"] for r in runs] for mode in modes}
+    return {mode: mean_over_seeds(differences) for mode, differences in by_mode.items()}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -234,7 +224,7 @@ def show(result: dict[str, Any]) -> None:
     for column in ("mode", *METRICS):
         table.add_column(column, justify="left" if column == "mode" else "right")
     for mode, metrics in result["summary"].items():
-        table.add_row(mode, *(cell(*metrics[metric]) for metric in METRICS))
+        table.add_row(mode, *(cell(*metrics.get(metric, ABSENT)) for metric in METRICS))
     Console(width=120).print(table)
 
 
@@ -246,21 +236,26 @@ def markdown(result: dict[str, Any]) -> str:
         "seeds": ", ".join(str(run["seed"]) for run in runs),
         "minutes of training": ", ".join(f"{run['train_seconds'] / 60:.1f}" for run in runs),
         "best epoch": ", ".join(f"{run['best_epoch']} of {run['epochs']}" for run in runs),
-        "weights of the hybrid": ", ".join(
-            f"{name} {np.mean([run['weights']['hybrid'][name] for run in runs]):.2f}"
-            for name in runs[0]["weights"]["hybrid"]
+        "NDCG@10 on validation by rule of fusion": ", ".join(
+            f"{name} {np.mean([run['fusions'][name] for run in runs]):.4f}".replace("0.", ".")
+            for name in runs[0]["fusions"]
+        ),
+        "NDCG@10 that the hybrid gains": ", ".join(
+            f"on {mode} {cell(*gain)}".replace("0.", ".") for mode, gain in gains(runs).items()
         ),
     }
     lines = [f"### {result['dataset']}", "", "; ".join(f"{name}: {value}" for name, value in facts.items()), ""]
-    lines += ["| mode | R@5 | N@5 | R@10 | N@10 |", "|---|---|---|---|---|"]
+    lines += ["| mode | R@5 | N@5 | R@10 | N@10 | cold R@10 |", "|---|---|---|---|---|---|"]
     for mode, metrics in result["summary"].items():
-        cells = [cell(*metrics[metric]).replace("0.", ".") for metric in METRICS]
+        cells = [cell(*metrics.get(metric, ABSENT)).replace("0.", ".") for metric in METRICS]
         lines.append(f"| {mode} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
 def cell(mean: float, half: float | None) -> str:
     """Mean and interval."""
+    if np.isnan(mean):
+        return "–"
     return f"{mean:.4f}" if half is None else f"{mean:.4f} ± {half:.4f}"
 
 

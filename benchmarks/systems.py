@@ -33,14 +33,16 @@ from rich.table import Table
 from semid.artifacts import open_artifact
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
-from semid.evaluation.metrics import Targets, evaluate, query_metrics
+from semid.evaluation.metrics import evaluate, query_metrics
 from semid.evaluation.over_seeds import mean_over_seeds
+from semid.evaluation.targets import Targets
 from semid.generative.config import ModelConfig
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender
 from semid.generative.settings import with_settings
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.ranking import Ranking
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
@@ -261,7 +263,7 @@ def by_action(
 
 def answered(recommender: GenerativeRecommender, queries: Queries, action: str) -> Ranking:
     """The system's own answer: joined where it can be, otherwise of the head it has."""
-    config = AnswerConfig(k=K, beam=BEAM, factory="Flat", fallback=False, action=action)
+    config = AnswerConfig(k=K, beam=BEAM, factory="Flat", fallback=(), action=action)
     answerer = Answerer(recommender, config)
     mode = answerer.modes[-1]
     return Ranking.concatenate([answerer.answer(batch, mode).ranking for batch in queries.batches(ANSWERED)])

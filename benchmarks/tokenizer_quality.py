@@ -28,7 +28,8 @@ from semid.data.splits import SplitConfig
 from semid.evaluation.comparison import ModeResult, compare
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import checkpoint_of, train_recommender
 from semid.progress import Progress
@@ -121,7 +122,7 @@ def run(dataset: Dataset, source: str, name: str, seed: int, arguments: argparse
         resume=checkpoint_of(work / "model").exists(),
     )
     recommender.weights = {}  # by the codes alone, whatever else a mode would look at
-    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=False))
+    answerer = Answerer(recommender, AnswerConfig(k=max(KS), beam=50, fallback=()))
     queries = dataset.split("test")
     rankings = [answerer.answer(batch, "generative").ranking for batch in queries.batches(_BATCH)]
     comparison = compare(

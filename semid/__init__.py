@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 __all__ = ["AnswerConfig", "Answerer", "Dataset", "GenerativeRecommender", "SemanticIdTokenizer"]
 
 _HOMES = {
-    "AnswerConfig": "semid.pipeline.answering",
+    "AnswerConfig": "semid.pipeline.answer",
     "Answerer": "semid.pipeline.answering",
     "Dataset": "semid.data.dataset",
     "GenerativeRecommender": "semid.generative.recommender",

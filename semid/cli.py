@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import semid
-from semid.commands import data, demo, lifecycle, model, sweep, tokenizer
+from semid.commands import data, demo, explain, lifecycle, model, sweep, tokenizer
 
 app = typer.Typer(
     name="semid",
@@ -21,6 +21,7 @@ app.add_typer(data.app, name="data")
 tokenizer.register(app)
 lifecycle.register(app)
 model.register(app)
+app.add_typer(explain.app, name="explain")
 sweep.register(app)
 demo.register(app)
 

@@ -31,7 +31,7 @@ from semid.errors import InputError
 from semid.generative.moe import MoEConfig
 from semid.generative.presets import PRESETS
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig
+from semid.pipeline.answer import AnswerConfig
 from semid.pipeline.sweeping import SweepConfig
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
@@ -58,7 +58,7 @@ def test_help_is_quick():
     )
     sys.stdout.write(f"semid --help: {time.perf_counter() - began:.3f} s")
     assert done.returncode == 0
-    for name in ("data", "fit", "encode", "inspect", "train", "generate", "compare", "sweep", "demo"):
+    for name in ("data", "fit", "encode", "inspect", "train", "generate", "explain", "compare", "sweep", "demo"):
         assert name in done.stdout
 
 
@@ -264,7 +264,7 @@ def test_generate_answers_the_split_in_three_modes(inside, succeeded):
         assert set(row["items"]) <= allowed
         assert row["scores"] == sorted(row["scores"], reverse=True)
         assert row["user_id"] == dataset.user_ids[queries.users[row["query"]]]
-        assert row["fallback"] == (None if row["mode"] == "ann" else False)
+        assert row["fallback"] is None
     assert {row["mode"] for row in every} == {"generative", "ann", "hybrid"}
 
 
@@ -349,7 +349,7 @@ def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
     count = len(Dataset.open("data").candidates)
     options = ("--top-k", str(count + 5), "--beam", str(count + 5), "--mode", "generative")
     filled = [json.loads(line) for line in succeeded("generate", *options).splitlines()]
-    plain = [json.loads(line) for line in succeeded("generate", *options, "--no-fallback").splitlines()]
+    plain = [json.loads(line) for line in succeeded("generate", *options, "--fallback", "none").splitlines()]
     assert all(len(row["items"]) == count for row in filled)
     assert all(row["fallback"] is None for row in plain)
 
@@ -357,17 +357,18 @@ def test_short_lists_are_filled_unless_told_otherwise(inside, succeeded):
 def test_compare_writes_the_promised_json(inside, succeeded):
     table = succeeded("compare", "--k", "5,10", "--json", "compare.json")
     result = json.loads(Path("compare.json").read_text())
-    assert list(result) == ["data", "split", "queries", "modes"]
+    assert {"data", "split", "queries", "modes", "intervals", "differences", "conditions"} <= set(result)
     assert (result["data"], result["split"]) == ("data", "test")
-    assert tuple(result["modes"]) == MODES
+    assert set(MODES) <= set(result["modes"])
+    assert result["conditions"]["data"]["checksum"] == Dataset.open("data").artifact.checksum
     for metrics in result["modes"].values():
         assert {"HitRate@5", "NDCG@5", "HitRate@10", "NDCG@10", "Score@10", "Coverage@10", "Validity"} <= set(metrics)
         assert metrics["HitRate@5"] <= metrics["HitRate@10"]
     assert {"LatencyMs", "QueriesPerSecond"} <= set(result["modes"]["hybrid"])
-    assert "FallbackShare" in result["modes"]["hybrid"]
+    assert "FallbackShare" in result["modes"]["generative"]
     assert all(mode in table for mode in MODES)
     assert "compare.settings.toml" in [path.name for path in inside.iterdir()]
-    only_json = succeeded("compare", "--queries", "20", "--json", "-")
+    only_json = succeeded("compare", "--queries", "20", "--no-latencies", "--json", "-")
     assert json.loads(only_json)["queries"] == 20
 
 
@@ -424,7 +425,8 @@ def test_demo_ends_with_the_comparison(inside, succeeded):
     table = succeeded("demo", "--out", "d", "--users", "150", "--items", "300", "--epochs", "1", "--json", "c.json")
     assert all(name in table for name in (*MODES, "HitRate@10", "NDCG@10", "Score@10", "Validity", "Coverage@10"))
     result = json.loads(Path("c.json").read_text())
-    assert (result["data"], result["split"], tuple(result["modes"])) == ("d/data", "test", MODES)
+    assert (result["data"], result["split"]) == ("d/data", "test")
+    assert set(MODES) < set(result["modes"])
     assert tomllib.loads(Path("c.settings.toml").read_text())["users"] == 150
 
 

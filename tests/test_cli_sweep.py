@@ -7,15 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from semid.pipeline import comparing
 from semid.pipeline.sweep import run as sweep_run
 
 QUICK = ("--preset", "tiny", "--seeds", "0", "--epochs", "1", "--queries", "30", "--precision", "float32")
-
-
-@pytest.fixture(autouse=True)
-def _few_timed_queries(monkeypatch):
-    monkeypatch.setattr(comparing, "_LATENCY_QUERIES", 1)
 
 
 def test_a_study_prints_its_table_and_is_repeated_from_its_settings(inside, succeeded, semid, monkeypatch):

@@ -31,8 +31,8 @@ def shell_lines() -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("prepare", "synth", "convert", "info", "fit", "encode", "inspect", "append", "drift", "refit"),
-        *("train", "generate", "compare", "embed", "sweep", "demo"),
+        *("prepare", "synth", "convert", "info", "check", "fit", "encode", "inspect", "append", "drift", "refit"),
+        *("train", "generate", "explain", "compare", "embed", "sweep", "demo"),
     ],
 )
 def test_every_command_has_an_example(name):
@@ -51,8 +51,12 @@ def test_the_examples_run_in_a_folder_like_the_demos(inside, road, succeeded):
     Path("sold_out.csv").write_text(f"item_id\n{dataset.item_ids[0]}")
     lines = shell_lines()
     assert len(lines) >= 13
+    here = {
+        "26626977930": str(dataset.item_ids[0]),
+        "user_000027182818": dataset.user_ids[dataset.queries["test"].users[0]],
+    }
     for line in lines:
-        arguments = shlex.split(line)[1:]
+        arguments = [here.get(argument, argument) for argument in shlex.split(line)[1:]]
         name = arguments[1] if arguments[0] == "data" else arguments[0]
         succeeded(*arguments, *SMALLER.get(name, "").split())
     for made in ("codes.parquet", "next.parquet", "compare.json", "quality.json", "runs/model/config.json"):

@@ -81,12 +81,21 @@ def print_table(rows: Sequence[Sequence[str]], title: str | None = None) -> None
 
 
 def print_comparison(comparison: "Comparison", title: str) -> None:
-    """A row a metric, a column a mode."""
+    """A row a metric, a column a mode; then the main figures with how sure they are, a row a mode."""
     names, modes = comparison.metric_names(), comparison.modes
     rows = [(name, *(_figure(metrics.get(name)) for metrics in modes.values())) for name in names]
     print_table([("", *modes), *rows], title=f"{title}, {comparison.targets.queries:,} queries")
+    main = comparison.main_metrics()
+    if main:
+        sure = [(mode, *(_with_interval(comparison, mode, name) for name in main)) for mode in modes]
+        print_table([("", *main), *sure], title="± half of the 95 % interval, by resampling users")
     for note in comparison.notes():
         typer.echo(note)
+
+
+def _with_interval(comparison: "Comparison", mode: str, metric: str) -> str:
+    value, ends = comparison.modes[mode].get(metric), comparison.intervals[mode].get(metric)
+    return _figure(value) + (f" ±{(ends[1] - ends[0]) / 2:.4f}" if ends else "")
 
 
 def _figure(value: float | None) -> str:

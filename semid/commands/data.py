@@ -1,4 +1,4 @@
-"""``semid data …``: prepare, synth, convert, info."""
+"""``semid data …``: prepare, synth, convert, info, check."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from semid.commands import options
 from semid.commands.console import STDOUT, print_facts, progress_bar, write_json
 from semid.commands.running import command, in_force
 
-app = typer.Typer(no_args_is_help=True, help="Prepare, make, convert and describe datasets.")
+app = typer.Typer(no_args_is_help=True, help="Prepare, make, convert, describe and check datasets.")
 
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder with the raw files.", show_default=False)]
 Target = Annotated[Path, typer.Argument(metavar="DST", help="Where it goes.", show_default=False)]
@@ -77,7 +77,20 @@ def prepare(
         bool | None,
         typer.Option(help="Drop targets that are no candidates; only by user.", rich_help_panel=_SPLITS),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of users.", rich_help_panel=_SPLITS)] = 2025,
+    hold_out_items: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the trained items made new, to judge cold start: no events, but queries ask for them.",
+            rich_help_panel=_SPLITS,
+        ),
+    ] = 0.0,
+    hold_out_among: Annotated[
+        str, typer.Option(help="Which items these may be: all, or candidates.", rich_help_panel=_SPLITS)
+    ] = "all",
+    seed: Annotated[
+        int, typer.Option(help="Of the choice of users and of items held out.", rich_help_panel=_SPLITS)
+    ] = 2025,
 ) -> None:
     """Turn raw files into one prepared dataset."""
     from semid.data.prepare import prepare as prepare_dataset
@@ -94,6 +107,8 @@ def prepare(
         time_cuts=time_cuts,
         time_shares=time_shares,
         candidates_only=candidates_only,
+        hold_out_items=hold_out_items,
+        hold_out_among=hold_out_among,
     )
     config = PrepareConfig(
         layout=layout,
@@ -179,3 +194,19 @@ def info(
         print_facts(description.rows(), title=f"Dataset {data}")
     if json is not None:
         write_json(json, description.to_dict())
+
+
+@command(app, "check")
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DST", help="Prepared dataset.")] = options.DATA,
+    json: options.Json = None,
+) -> None:
+    """See that nothing from after a query can be learned; fails if something leaks."""
+    from semid.data.dataset import Dataset
+    from semid.data.leaks import check_leaks
+
+    report = check_leaks(Dataset.open(data))
+    if json != STDOUT:
+        print_facts(report.rows(), title=f"Nothing leaks in dataset {data}")
+    if json is not None:
+        write_json(json, report.to_dict())

@@ -9,7 +9,15 @@ import typer
 
 from semid.commands import options
 from semid.commands.architecture import Architecture
-from semid.commands.console import STDOUT, print_comparison, print_facts, progress_bar, write_json, write_settings
+from semid.commands.console import (
+    STDOUT,
+    print_comparison,
+    print_facts,
+    print_table,
+    progress_bar,
+    write_json,
+    write_settings,
+)
 from semid.commands.running import command, in_force
 from semid.commands.training import Training
 from semid.errors import InputError
@@ -123,7 +131,10 @@ def generate(
             show_default=False,
         ),
     ] = (),
-    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
+    fusion: options.Fusion = "auto",
+    fallback: options.Fallback = ("short",),
+    sure: options.Sure = 0.1,
+    distinct: options.Distinct = "",
     index: options.Index = "auto",
     precision: options.Precision = "auto",
     device: options.Device = "cpu",
@@ -136,7 +147,8 @@ def generate(
     """Recommend the next items."""
     from semid.data.dataset import Dataset
     from semid.generative.recommender import GenerativeRecommender
-    from semid.pipeline.answering import AnswerConfig, Answerer
+    from semid.pipeline.answer import AnswerConfig
+    from semid.pipeline.answering import Answerer
     from semid.pipeline.histories import HistoryReader, queries_of_split
     from semid.pipeline.item_lists import restrict
     from semid.pipeline.recommending import write_recommendations
@@ -154,14 +166,17 @@ def generate(
         eta=eta,
         budget=budget,
         factory=index,
+        fusion=fusion,
         fallback=fallback,
+        sure=sure,
+        distinct=distinct,
     )
     options.check_device(device)
     dataset = Dataset.open(data)
     recommender = GenerativeRecommender.load(model, device, precision)
     if allow is not None or deny is not None:
         recommender = recommender.among(restrict(recommender.candidates, dataset, allow=allow, deny=deny))
-    answerer = Answerer(recommender, config)
+    answerer = Answerer(recommender, config, dataset.item_fields)
 
     def batches() -> "Iterator[QueryBatch]":
         return queries_of_split(dataset, split) if histories is None else HistoryReader(histories, dataset).batches()
@@ -194,18 +209,58 @@ def compare(
     filter_seen: options.FilterSeen = False,
     action: options.Action = "usual",
     eta: options.Eta = None,
-    fallback: Annotated[bool, typer.Option(help="Fill lists that the beams leave short by ANN.")] = True,
+    fusion: options.Fusion = "auto",
+    fallback: options.Fallback = ("short",),
+    sure: options.Sure = 0.1,
+    distinct: options.Distinct = "",
     index: options.Index = "auto",
     precision: options.Precision = "auto",
     queries: Annotated[int, typer.Option(help="Take a fixed random sample of so many queries; 0 for all.")] = 0,
+    baselines: Annotated[
+        tuple[str, ...] | None,
+        typer.Option(
+            parser=options.names_or_none,
+            metavar="NAME,…",
+            help="popularity, recent, item-knn, content-knn, or none.",
+            show_default="all",
+        ),
+    ] = None,
+    beside: Annotated[
+        tuple[tuple[str, Path], ...],
+        typer.Option(
+            parser=options.places,
+            metavar="NAME=MODEL,…",
+            help="Other models of the same dataset, such as sasrec=runs/sasrec.",
+            show_default=False,
+        ),
+    ] = (),
+    lists: Annotated[
+        tuple[tuple[str, Path], ...],
+        typer.Option(
+            parser=options.places,
+            metavar="NAME=FILE,…",
+            help="Lists made elsewhere: .jsonl or .parquet with query, items, and where known user_id, mode, scores.",
+            show_default=False,
+        ),
+    ] = (),
+    trade_off: Annotated[
+        bool, typer.Option("--trade-off", help="Also quality over time, for beams of 10 to 500 and several indexes.")
+    ] = False,
+    latencies: Annotated[
+        bool, typer.Option("--latencies/--no-latencies", help="Take the time of single queries and of batches of 64.")
+    ] = True,
     device: options.Device = "cpu",
     json: options.Json = None,
 ) -> None:
-    """Compare popularity, generative, ANN and hybrid on the same queries."""
+    """Compare baselines, generative, ANN, hybrid, other models and given lists on the same queries."""
     from semid.data.dataset import Dataset
     from semid.generative.recommender import GenerativeRecommender
-    from semid.pipeline.answering import AnswerConfig, Answerer
-    from semid.pipeline.comparing import compare_modes
+    from semid.pipeline.answer import AnswerConfig
+    from semid.pipeline.answering import Answerer
+    from semid.pipeline.baselines import BASELINES
+    from semid.pipeline.comparing import Rivals, compare_modes
+    from semid.pipeline.conditions import conditions
+    from semid.pipeline.trade_off import trade_off_rows, trade_offs
 
     config = AnswerConfig(
         k=max(k),
@@ -214,17 +269,43 @@ def compare(
         action=action,
         eta=eta,
         factory=index,
+        fusion=fusion,
         fallback=fallback,
+        sure=sure,
+        distinct=distinct,
     )
     options.check_device(device)
     dataset = Dataset.open(data)
-    answerer = Answerer(GenerativeRecommender.load(model, device, precision), config)
+    rivals = Rivals(
+        baselines=BASELINES if baselines is None else baselines,
+        models={name: GenerativeRecommender.load(place, device, precision) for name, place in beside},
+        lists=dict(lists),
+    )
+    answerer = Answerer(GenerativeRecommender.load(model, device, precision), config, dataset.item_fields)
     with progress_bar() as progress:
-        comparison = compare_modes(answerer, dataset, split, ks=k, max_queries=queries, progress=progress)
+        comparison = compare_modes(
+            answerer,
+            dataset,
+            split,
+            ks=k,
+            max_queries=queries,
+            rivals=rivals,
+            timed=latencies,
+            progress=progress,
+        )
+        points = trade_offs(answerer, dataset.split(split), k=max(k), progress=progress) if trade_off else []
     if json != STDOUT:
         print_comparison(comparison, f"{data}, split {split}")
+        if points:
+            print_table(
+                trade_off_rows(points, max(k)),
+                title="Quality over time in batches of 64; * none is better and as fast",
+            )
     if json is not None:
-        write_json(json, comparison.to_dict(data=str(data), split=split), in_force(context))
+        result = comparison.to_dict(data=str(data), split=split)
+        result |= {"conditions": conditions(answerer, dataset, split)}
+        result |= {"trade_off": [point.to_dict() for point in points]} if points else {}
+        write_json(json, result, in_force(context))
 
 
 def embed(

@@ -81,6 +81,16 @@ def budget(text: Any) -> tuple[tuple[str, int], ...]:
     return _named_integers(text, "action:places like click:7,conversion:3")
 
 
+def places(text: Any) -> tuple[tuple[str, Path], ...]:
+    """``sasrec=runs/sasrec,tiger=runs/tiger`` → ``(("sasrec", Path("runs/sasrec")), …)``; nothing → ``()``."""
+    if not isinstance(text, str):
+        return tuple(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and place for name, _, place in pairs) or len({n for n, _, _ in pairs}) < len(pairs):
+        raise typer.BadParameter(f"{text!r} is not a list of NAME=PATH like sasrec=runs/sasrec, each name once.")
+    return tuple((name.strip(), Path(place)) for name, _, place in pairs)
+
+
 def beam(text: Any) -> Any:
     """``50`` → 50, ``exact`` → "exact"."""
     if isinstance(text, int) or text == "exact":
@@ -184,6 +194,30 @@ Action = Annotated[str, typer.Option("--action", help="Wanted next action: a nam
 Eta = Annotated[
     float | None,
     typer.Option("--eta", help="Weight of log p(action | item); by default fitted.", show_default=False),
+]
+Fusion = Annotated[
+    str,
+    typer.Option(
+        "--fusion", help="How the hybrid makes one order: learned, linear, rrf, or auto, the best on validation."
+    ),
+]
+Fallback = Annotated[
+    tuple[str, ...],
+    typer.Option(
+        "--fallback",
+        parser=names_or_none,
+        metavar="REASON,…",
+        help="When the hybrid answers in place of generative: short (too few beams), unsure (not proven, and less "
+        "probable than --sure), new (an item without training events is near), or none.",
+        show_default="short",
+    ),
+]
+Sure = Annotated[float, typer.Option("--sure", help="Probability that generated lists need to stand alone.")]
+Distinct = Annotated[
+    str,
+    typer.Option(
+        "--distinct", metavar="COLUMN", help="At most one item of each value of an item column.", show_default=False
+    ),
 ]
 Index = Annotated[str, typer.Option("--index", help="Index of ANN: auto, exact, or a Faiss factory string.")]
 

@@ -6,6 +6,7 @@ They lie in ``DATASET/added/NAME`` and leave the dataset itself, and so what was
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,27 @@ def add_embedding(dataset: Artifact, embedding: Embedding, *, settings: Mapping[
 def added_embeddings(dataset: Artifact) -> dict[str, Embedding]:
     """The embeddings added to a prepared dataset, mapped into memory, but those damaged or made for another one."""
     found = {}
-    for config in sorted((dataset.path / _FOLDER).glob("*/config.json")):
-        if not _NAME.fullmatch(config.parent.name):
-            continue  # left by one who was stopped while writing
+    for folder in _folders(dataset):
         try:
-            open_artifact(config.parent, KIND).require_parent("dataset", dataset)
+            _open(folder, dataset)
         except InputError as error:
             logger.warning("%s Until then the embedding is left out.", error)
             continue
-        vectors, valid = (np.load(config.parent / f"{name}.npy", mmap_mode="r") for name in ("vectors", "valid"))
-        found[config.parent.name] = Embedding(config.parent.name, vectors, valid)
+        vectors, valid = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("vectors", "valid"))
+        found[folder.name] = Embedding(folder.name, vectors, valid)
     return found
+
+
+def check_added(dataset: Artifact) -> None:
+    """Raise InputError if an embedding that lies beside a dataset is damaged, or was made for another one."""
+    for folder in _folders(dataset):
+        _open(folder, dataset)
+
+
+def _folders(dataset: Artifact) -> list[Path]:
+    found = sorted(config.parent for config in (dataset.path / _FOLDER).glob("*/config.json"))
+    return [folder for folder in found if _NAME.fullmatch(folder.name)]  # others were left by one who was stopped
+
+
+def _open(folder: Path, dataset: Artifact) -> None:
+    open_artifact(folder, KIND).require_parent("dataset", dataset)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from semid.artifacts import Artifact, open_artifact
+from semid.artifacts import Artifact, ArtifactWriter, open_artifact
 from semid.data.added import added_embeddings
 from semid.data.events import EventLog, Queries
 from semid.data.features import Embedding, Fields, ListField
@@ -25,7 +25,8 @@ class Dataset:
     """Items, users, events and queries of one catalogue.
 
     Files, all ``.npy`` unless said: ``events/{items,actions,times,offsets}``, ``train_end``, ``candidates``,
-    ``{item,user}_fields/{single, NAME.offsets, NAME.values}``, ``embeddings/NAME`` with ``NAME.valid``,
+    ``{item,user}_fields/{single, NAME.offsets, NAME.values}``, ``embeddings/NAME`` with ``NAME.valid``, ``held_out``
+    where items are,
     ``queries/SPLIT/{users,start,end,target_items,target_actions,target_offsets}`` (with a log of its own under
     ``queries/SPLIT/events/`` for given histories), ``items.parquet`` and ``users.parquet`` with ``raw_id``.
 
@@ -40,6 +41,7 @@ class Dataset:
         action_names: names of the action codes, weakest first, such as exposure, click, conversion.
         action_weights: weight of each action as a target in the weighted metrics.
         artifact: where it came from; None when built in memory.
+        held_out: (H,) int32 item rows that were made new: they have no event, and queries ask for them.
     """
 
     events: EventLog
@@ -53,6 +55,7 @@ class Dataset:
     action_weights: tuple[float, ...]
     artifact: Artifact | None = None
     added: Mapping[str, Embedding] = field(default_factory=dict)
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def num_items(self) -> int:
@@ -71,6 +74,16 @@ class Dataset:
         """
         artifact = open_artifact(Path(path), KIND)
         return _DatasetReader(artifact).read()
+
+    @staticmethod
+    def being_written(writer: ArtifactWriter) -> "Dataset":
+        """A dataset all of whose files are written, to be looked at before it is put in place."""
+        names = (path.relative_to(writer.path).as_posix() for path in writer.path.rglob("*.npy"))
+        files: dict[str, dict[str, Any]] = {name: {} for name in names}
+        so_far = Artifact(
+            path=writer.path, kind=KIND, settings={}, details=writer.details, parents={}, files=files, checksum=""
+        )
+        return _DatasetReader(so_far).read()
 
     def embedding(self, name: str) -> Embedding:
         """One embedding by id.
@@ -163,6 +176,7 @@ class _DatasetReader:
             action_weights=tuple(self.details["action_weights"]),
             artifact=self.artifact,
             added=added_embeddings(self.artifact),
+            held_out=self._array("held_out") if "held_out.npy" in self.artifact.files else np.zeros(0, np.int32),
         )
 
     def _array(self, name: str) -> np.ndarray:

@@ -86,9 +86,13 @@ class Queries:
 
     def sample(self, count: int) -> "Queries":
         """At most ``count`` queries, the same random ones every time, in their order."""
+        return self if count >= len(self) else self.select(self.sampled(count))
+
+    def sampled(self, count: int) -> np.ndarray:
+        """Places of the queries that :meth:`sample` takes."""
         if count >= len(self):
-            return self
-        return self.select(np.sort(np.random.default_rng(0).choice(len(self), count, replace=False)))
+            return np.arange(len(self))
+        return np.sort(np.random.default_rng(0).choice(len(self), count, replace=False))
 
     def batches(self, size: int) -> Iterator["Queries"]:
         """Consecutive queries, at most ``size`` at a time, fewer where padding them to the longest takes much."""
@@ -115,3 +119,16 @@ class Queries:
             target_actions=self.target_actions[targets],
             target_offsets=offsets,
         )
+
+
+def going_back(times: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Neighbouring events with a time, of one user, of which the second is earlier. (n, 2) places
+
+    Args:
+        times: (M,) of users one after the other.
+        ends: (u,) where the events of each end.
+    """
+    known = np.flatnonzero(times != TIME_MISSING)
+    users = np.searchsorted(ends, known, side="right")
+    first = np.flatnonzero((np.diff(times[known]) < 0) & (users[1:] == users[:-1]))
+    return np.stack([known[first], known[first + 1]], axis=1)

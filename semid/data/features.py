@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from semid.errors import InputError
+
 FIELD_MISSING = 0
 FIELD_UNKNOWN = 1
 FIELD_RESERVED = 2
@@ -38,6 +40,19 @@ class Fields:
     sizes: tuple[int, ...]
     values: np.ndarray
     lists: dict[str, ListField] = field(default_factory=dict)
+
+    def groups(self, name: str) -> np.ndarray:
+        """Which value of a column each row has, -1 where it is missing or unknown. (R,) int64
+
+        Raises:
+            InputError: there is no single-value column of this name.
+        """
+        if name not in self.names:
+            raise InputError(
+                f"There is no single-value column {name!r}; there are: {', '.join(self.names) or 'none'}."
+            )
+        codes = self.values[:, self.names.index(name)].astype(np.int64)
+        return np.where(codes < FIELD_RESERVED, -1, codes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Turns any supported input into one prepared dataset."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from semid.artifacts import create_artifact
 from semid.data.building.builder import DatasetBuilder
 from semid.data.dataset import KIND, Dataset
+from semid.data.leaks import check_leaks
 from semid.data.reading import PrepareConfig
 from semid.data.table.reader import read_table
 from semid.data.tencentgr.layout_c import read_layout_c
@@ -15,6 +17,7 @@ from semid.data.tencentgr.layout_h import read_layout_h
 from semid.errors import InputError
 from semid.progress import Progress, silent
 
+logger = logging.getLogger(__name__)
 _READERS = {"tencentgr-h": read_layout_h, "tencentgr-c": read_layout_c, "table": read_table}
 
 
@@ -32,7 +35,8 @@ def prepare(
         settings: plain values of the command that made it; the configuration by default.
 
     Raises:
-        InputError: no known layout there, or something wrong in it; nothing is written then.
+        InputError: no known layout there, something wrong in it, or something that leaks (see ``leaks.py``); nothing
+            is written then.
     """
     config = config or PrepareConfig()
     layout = detect_layout(source) if config.layout == "auto" else config.layout
@@ -41,6 +45,8 @@ def prepare(
         builder = DatasetBuilder(writer)
         _READERS[layout](source, builder, config, progress or silent)
         builder.finish(config.split)
+        for note in check_leaks(Dataset.being_written(writer)).notes:
+            logger.warning(note)
     return Dataset.open(target)
 
 

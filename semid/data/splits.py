@@ -11,6 +11,7 @@ from semid.errors import InputError
 
 SPLIT_CODES = {"train": 0, "valid": 1, "test": 2}
 PROTOCOLS = ("auto", "leave-last-out", "time", "user", "given")
+HELD_OUT_AMONG = ("all", "candidates")
 _BLOCK_USERS = 1 << 13
 _BLOCK_EVENTS = 1 << 21
 
@@ -33,12 +34,16 @@ class SplitConfig:
         protocol: one of the above.
         target_actions: actions an event needs to be a target; empty means click and whatever is stronger where
             there are clicks (nobody is asked for the next exposure), otherwise any.
-        seed: of the choice of users.
+        seed: of the choice of users and of items held out.
         test_users, valid_users: share of all users held out by ``user``.
         time_cuts: Unix seconds where validation and test start; None takes them from ``time_shares``.
         time_shares: share of all timed events before each cut.
         candidates_only: drop targets that are not candidates; None means only in ``user``. Queries whose histories
             come with the input are kept as they are.
+        hold_out_items: share of the items that occur in training that are made new, so that cold start can be
+            judged: their events vanish, from the histories of queries too, but queries still ask for them. A query
+            with nothing else in its history is dropped.
+        hold_out_among: which items these may be, ``all`` or ``candidates``.
     """
 
     protocol: str = "auto"
@@ -49,10 +54,14 @@ class SplitConfig:
     time_cuts: tuple[int, int] | None = None
     time_shares: tuple[float, float] = (0.8, 0.9)
     candidates_only: bool | None = None
+    hold_out_items: float = 0.0
+    hold_out_among: str = "all"
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise InputError(f"Unknown split protocol {self.protocol!r}: use one of {', '.join(PROTOCOLS)}.")
+        if self.seed < 0:
+            raise InputError(f"seed={self.seed} must be at least 0.")
         if min(self.test_users, self.valid_users) < 0 or self.test_users + self.valid_users >= 1:
             raise InputError(
                 f"test_users={self.test_users} and valid_users={self.valid_users} must leave some users."
@@ -61,6 +70,12 @@ class SplitConfig:
             raise InputError(f"time_cuts={self.time_cuts} must be two increasing instants.")
         if not 0 < self.time_shares[0] <= self.time_shares[1] < 1:
             raise InputError(f"time_shares={self.time_shares} must be two increasing shares between 0 and 1.")
+        if not 0 <= self.hold_out_items < 1:
+            raise InputError(f"hold_out_items={self.hold_out_items} must be a share from 0 to below 1.")
+        if self.hold_out_among not in HELD_OUT_AMONG:
+            raise InputError(
+                f"Unknown hold_out_among {self.hold_out_among!r}: use one of {', '.join(HELD_OUT_AMONG)}."
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -48,7 +48,7 @@ class Transitions:
         counted = _some_users(dataset)
         counts = transition_counts(counted, window=window)
         scale = sp.diags(1 / np.sqrt(np.maximum(counted.train_counts, 1)))
-        return Transitions(_strongest((scale @ counts @ scale).tocsr(), _MOST).astype(np.float32))
+        return Transitions(strongest((scale @ counts @ scale).tocsr(), _MOST).astype(np.float32))
 
     def after(self, queries: Queries) -> "Followers":
         """What follows each query's history."""
@@ -56,6 +56,16 @@ class Transitions:
         shape = (len(queries), self.strengths.shape[0])
         weights = (_DECAY**age).astype(np.float32)
         return Followers((sp.csr_matrix((weights, (rows, items)), shape=shape) @ self.strengths).tocsr())
+
+    def sources(self, history: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """How many events before the end of one history stands that which each item (C,) follows most.
+
+        Returns:
+            (C,) int64, -1 for items that follow none of the events looked back at.
+        """
+        latest = np.asarray(history[::-1][:_BACK])
+        parts = self.strengths[latest][:, items].toarray() * _DECAY ** np.arange(len(latest))[:, None]
+        return np.where(parts.any(axis=0), parts.argmax(axis=0), -1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The stored transitions."""
@@ -156,7 +166,7 @@ def _some_users(dataset: Dataset) -> Dataset:
     return replace(dataset, train_end=ends)
 
 
-def _strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
+def strongest(matrix: sp.csr_matrix, most: int) -> sp.csr_matrix:
     """The most largest entries of every row."""
     lengths = np.diff(matrix.indptr)
     rows = np.repeat(np.arange(len(lengths)), lengths)

@@ -11,80 +11,26 @@ each target, w (a target met with several actions counts with its largest weight
 ``Score`` is the mean over queries (*macro*); ``ScoreWeighted`` weighs each query by the sum of its target weights.
 With one target per query and equal weights both are 0.31 HitRate + 0.69 NDCG. A query with an empty list scores 0.
 A query whose targets all weigh 0 (only exposures, say) asks for nothing the Score counts: it is left out of both
-Scores, and stays in the unweighted metrics.
+Scores, and stays in the unweighted metrics. All metrics, worked by hand, are in docs/evaluation.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from semid.data.dataset import ranges
-from semid.data.events import ACTION_UNKNOWN, Queries
 from semid.errors import InputError
+from semid.evaluation.bootstrap import Groups
+from semid.evaluation.exposure import gini, mean_of_listed, times_shown
+from semid.evaluation.matching import check_lists, target_places
+from semid.evaluation.pool import Pool
+from semid.evaluation.targets import Targets
 from semid.ranking import Ranking
 
 HIT_RATE_SHARE = 0.31
 NDCG_SHARE = 0.69
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Targets:
-    """The distinct targets of Q queries; query q's are ``offsets[q]:offsets[q + 1]``, heaviest first.
-
-    Attributes:
-        items: (G,) int64 item rows.
-        weights: (G,) float64.
-        offsets: (Q + 1,) int64.
-    """
-
-    items: np.ndarray
-    weights: np.ndarray
-    offsets: np.ndarray
-
-    @staticmethod
-    def of(queries: Queries, action_weights: Sequence[float] | None = None) -> "Targets":
-        """Targets with the weight of their actions; an unknown action weighs 1.
-
-        Args:
-            action_weights: by action code; every target weighs 1 if None.
-
-        Raises:
-            InputError: a query without targets, an action without a weight, or a weight that is negative or
-                not finite.
-        """
-        counts = np.diff(queries.target_offsets)
-        if len(counts) and counts.min() < 1:
-            raise InputError(f"Query {counts.argmin()} has no target: only queries with targets can be evaluated.")
-        rows = np.repeat(np.arange(len(counts)), counts)
-        items = queries.target_items.astype(np.int64)
-        weights = _action_weights(queries.target_actions, action_weights)
-        order = np.lexsort((-weights, items, rows))  # the heaviest of each (query, item) first
-        first = np.ones(len(order), bool)
-        first[1:] = (np.diff(rows[order]) > 0) | (np.diff(items[order]) > 0)
-        order = order[first]
-        order = order[np.lexsort((items[order], -weights[order], rows[order]))]
-        offsets = np.append(0, np.cumsum(np.bincount(rows[order], minlength=len(counts))))
-        return Targets(items=items[order], weights=weights[order], offsets=offsets.astype(np.int64))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Query of each target. (G,) int64"""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
-
-    @property
-    def query_weights(self) -> np.ndarray:
-        """Sum of the target weights of each query. (Q,) float64"""
-        return np.bincount(self.rows, self.weights, minlength=len(self))
-
-    def only(self, keep: np.ndarray) -> "Targets":
-        """The targets where ``keep`` (G,) is true, of the queries that still have one."""
-        counts = np.bincount(self.rows[keep], minlength=len(self))
-        offsets = np.append(0, np.cumsum(counts[counts > 0])).astype(np.int64)
-        return Targets(items=self.items[keep], weights=self.weights[keep], offsets=offsets)
+# A metric's value of every query (Q,), and the weight of the query in the mean: None is 1 for all.
+Part = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,8 +51,8 @@ class QueryMetrics:
     score: np.ndarray
     weight: np.ndarray
 
-    def means(self) -> dict[str, float]:
-        """Names and means over queries; the two Scores as the module says.
+    def parts(self) -> dict[str, Part]:
+        """By name, what the metrics are means of; the two Scores as the module says.
 
         Raises:
             InputError: no query has a target with a weight above 0.
@@ -115,42 +61,44 @@ class QueryMetrics:
         if not counted.any():
             raise InputError("No target has an action with a weight above 0: there is no Score; check the weights.")
         return {
-            "HitRate": float(self.hit_rate.mean()),
-            "NDCG": float(self.ndcg.mean()),
-            "MRR": float(self.mrr.mean()),
-            "Recall": float(self.recall.mean()),
-            "Score": float(self.score[counted].mean()),
-            "ScoreWeighted": float(np.average(self.score, weights=self.weight)),
+            "HitRate": (self.hit_rate, None),
+            "NDCG": (self.ndcg, None),
+            "MRR": (self.mrr, None),
+            "Recall": (self.recall, None),
+            "Score": (self.score, None if counted.all() else counted),
+            "ScoreWeighted": (self.score, self.weight),
         }
+
+    def means(self) -> dict[str, float]:
+        """Names and means over queries.
+
+        Raises:
+            InputError: as :meth:`parts`.
+        """
+        return {name: float(np.average(values, weights=weights)) for name, (values, weights) in self.parts().items()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Judgement:
+    """Metrics of one ranking.
+
+    Attributes:
+        values: by name, such as ``"NDCG@10"``.
+        sums: of those that are means over queries, values times weights and weights summed by group. (2, B) each
+    """
+
+    values: dict[str, float]
+    sums: dict[str, np.ndarray]
 
 
 def query_metrics(ranking: Ranking, targets: Targets, k: int) -> QueryMetrics:
     """Metrics of the first k places of every list.
 
     Raises:
-        InputError: lists shorter than k columns, of another number of queries, or naming an item twice.
+        InputError: as :func:`semid.evaluation.matching.check_lists`.
     """
-    items = _checked(ranking, len(targets), k)
-    gains, found = _gains(items, targets)
-    discount = 1 / np.log2(np.arange(2, k + 2))
-    weight = targets.query_weights
-    place = ranges(0, np.diff(targets.offsets))
-    ideal_discount = np.where(place < k, 1 / np.log2(place + 2), 0)
-    ideal = np.bincount(targets.rows, ideal_discount, minlength=len(targets))
-    ideal_gain = np.bincount(targets.rows, ideal_discount * targets.weights, minlength=len(targets))
-    hit = found.max(axis=1)
-    hit_rate_weighted = _ratio(gains.sum(axis=1), weight)
-    ndcg_weighted = _ratio(gains @ discount, ideal_gain)
-    return QueryMetrics(
-        hit_rate=hit.astype(np.float64),
-        ndcg=found @ discount / ideal,
-        mrr=np.where(hit, 1 / (1 + found.argmax(axis=1)), 0.0),
-        recall=found.sum(axis=1) / np.diff(targets.offsets),
-        weighted_hit_rate=hit_rate_weighted,
-        weighted_ndcg=ndcg_weighted,
-        score=HIT_RATE_SHARE * hit_rate_weighted + NDCG_SHARE * ndcg_weighted,
-        weight=weight,
-    )
+    check_lists(ranking, len(targets), [k])
+    return _query_metrics(target_places(ranking.items, targets, k), targets, k)
 
 
 def evaluate(
@@ -160,84 +108,132 @@ def evaluate(
     ks: Sequence[int] = (10,),
     candidates: np.ndarray | None = None,
     train_counts: np.ndarray | None = None,
+    codes: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """All metrics of one ranking by name, such as ``"NDCG@10"``.
-
-    Beside those of :class:`QueryMetrics`: ``Coverage@k``, share of the candidates that appear in any list;
-    ``ColdHitRate@k``, hit rate over the queries with a target never seen in training, by such targets only
-    (absent if there are none); ``Validity``, share of the places up to the largest k, or to the number of
-    candidates if that is less, that hold a candidate.
+    """All metrics of one ranking by name, such as ``"NDCG@10"``; :func:`judge` says which.
 
     Args:
         ks: list lengths.
-        candidates: (C,) item rows that may be recommended; without them Coverage is absent and any item valid.
-        train_counts: (N,) training events by item; without them ColdHitRate is absent.
+        candidates, train_counts, codes: see :class:`semid.evaluation.pool.Pool`.
 
     Raises:
-        InputError: no queries, no ks, or as :func:`query_metrics` and :meth:`QueryMetrics.means`.
+        InputError: as :func:`judge`.
+    """
+    pool = Pool(candidates=candidates, train_counts=train_counts, codes=codes)
+    return judge(ranking, targets, pool, ks=ks).values
+
+
+def judge(
+    ranking: Ranking, targets: Targets, pool: Pool, *, ks: Sequence[int], groups: Groups | None = None
+) -> Judgement:
+    """All metrics of one ranking.
+
+    Beside those of :class:`QueryMetrics`, as far as the pool knows what they take:
+
+    * ``Coverage@k``, share of the candidates that appear in any list, and ``Gini@k``, how unequally they do;
+    * ``Novelty@k``, mean self-information of the items of a list in bits, over the lists that are not empty (Zhou
+      et al., Solving the apparent diversity-accuracy dilemma of recommender systems, PNAS 107(10), 2010);
+    * ``ColdHitRate@k``, ``TailHitRate@k``, ``HeadHitRate@k``: hit rate over the queries with a target in that slice
+      of the items, by such targets only;
+    * ``CodePrefix1HitRate@k`` and on: share of the queries where an item of the list and a target begin with the
+      same 1, 2, … codes, for all but the last level. No item-level figures;
+    * ``Validity``, share of the places up to the largest k, or to the number of candidates if that is less, that
+      hold a candidate, or any item where candidates are not known.
+
+    A metric that no query has a part in, such as ColdHitRate where nothing is cold, is absent.
+
+    Args:
+        ks: list lengths.
+        groups: of queries, by which sums are kept; one for all if None.
+
+    Raises:
+        InputError: no queries, no ks, items that the pool does not know, or as
+            :func:`semid.evaluation.matching.check_lists` and :meth:`QueryMetrics.parts`.
     """
     if not len(targets):
         raise InputError("There are no queries to evaluate: use a split that has some.")
     if not len(ks):
         raise InputError("No list length was given: name at least one k.")
-    result: dict[str, float] = {}
+    check_lists(ranking, len(targets), ks)
+    pool.require(ranking.items, "A list names")
+    pool.require(targets.items, "A target is")
+    groups = groups or Groups.one(len(targets))
+    values: dict[str, float] = {}
+    sums: dict[str, np.ndarray] = {}
+    for k, figures in zip(ks, _figures(ranking.items, targets, pool, ks), strict=True):
+        for name, figure in figures.items():
+            if isinstance(figure, float):
+                values[f"{name}@{k}"] = figure
+                continue
+            summed = groups.sums(*figure)
+            if summed[1].any():
+                values[f"{name}@{k}"] = float(summed[0].sum() / summed[1].sum())
+                sums[f"{name}@{k}"] = summed
+    return Judgement(values=values | {"Validity": _validity(ranking.items[:, : max(ks)], pool)}, sums=sums)
+
+
+def _figures(items: np.ndarray, targets: Targets, pool: Pool, ks: Sequence[int]) -> Iterator[dict[str, Part | float]]:
+    """Metrics by name at each k: numbers, or the parts of means."""
+    widest = max(ks)
+    places = target_places(items, targets, widest)
+    first_places = dict(_slice_places(places, targets, pool, widest))
+    for level, names in enumerate(pool.prefixes, 1):
+        alike = target_places(items, targets, widest, names)
+        first_places[f"CodePrefix{level}"] = targets.reduce(np.minimum, alike), None
     for k in ks:
-        result |= {f"{name}@{k}": value for name, value in query_metrics(ranking, targets, k).means().items()}
-        shown = ranking.items[:, :k]
-        if candidates is not None:
-            result[f"Coverage@{k}"] = len(np.intersect1d(shown, candidates)) / len(candidates)
-        if train_counts is not None:
-            cold = train_counts[targets.items] == 0
-            if cold.any():
-                asking = np.unique(targets.rows[cold])
-                _, found = _gains(shown[asking], targets.only(cold))
-                result[f"ColdHitRate@{k}"] = float(found.any(axis=1).mean())
-    shown = ranking.items[:, : max(ks)]
-    valid = shown >= 0 if candidates is None else np.isin(shown, candidates)
-    places = shown.shape[1] if candidates is None else min(shown.shape[1], len(candidates))
-    return result | {"Validity": float(valid.sum() / (len(shown) * places))}
+        figures: dict[str, Part | float] = dict(_query_metrics(places, targets, k).parts())
+        if pool.candidates is not None:
+            shown = times_shown(items[:, :k], pool.candidates)
+            figures["Coverage"] = float((shown > 0).mean())
+            if shown.any():
+                figures["Gini"] = gini(shown)
+        if pool.information is not None:
+            figures["Novelty"] = mean_of_listed(items[:, :k], pool.information)
+        for name, (first, asked) in first_places.items():
+            figures[f"{name}HitRate"] = first < k, asked
+        yield figures
 
 
-def _gains(items: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of the target at each place, 0 where there is none, and whether there is one: (Q, k) each."""
-    stride = int(max(items.max(initial=0), targets.items.max(initial=0))) + 1
-    keys = targets.rows * stride + targets.items
-    order = np.argsort(keys)
-    keys = keys[order]
-    wanted = np.arange(len(items))[:, None] * stride + items
-    place = np.searchsorted(keys, wanted.ravel()).clip(max=len(keys) - 1).reshape(items.shape)
-    found = (keys[place] == wanted) & (items >= 0)
-    return np.where(found, targets.weights[order[place]], 0.0), found
+def _query_metrics(places: np.ndarray, targets: Targets, k: int) -> QueryMetrics:
+    """Metrics at k from the places of the targets (G,); what lies at place k or after it is a miss."""
+    gain = 1 / np.log2(np.arange(2, k + 2))
+    gains = np.append(gain, np.zeros(int(places.max(initial=0)) + 1))[places]
+    first = targets.reduce(np.minimum, places)
+    hit = first < k
+    found = places < k
+    weight = targets.query_weights
+    ideal = np.append(0, np.cumsum(gain))[np.minimum(targets.counts, k)]
+    weighted_ideal = targets.reduce(np.add, targets.weights * np.append(gain, 0)[np.minimum(targets.ranks, k)])
+    weighted_hit_rate = _ratio(targets.reduce(np.add, found * targets.weights), weight)
+    weighted_ndcg = _ratio(targets.reduce(np.add, gains * targets.weights), weighted_ideal)
+    return QueryMetrics(
+        hit_rate=hit.astype(np.float64),
+        ndcg=targets.reduce(np.add, gains) / ideal,
+        mrr=hit / (1.0 + first),
+        recall=targets.reduce(np.add, found.astype(np.float64)) / targets.counts,
+        weighted_hit_rate=weighted_hit_rate,
+        weighted_ndcg=weighted_ndcg,
+        score=HIT_RATE_SHARE * weighted_hit_rate + NDCG_SHARE * weighted_ndcg,
+        weight=weight,
+    )
+
+
+def _slice_places(places: np.ndarray, targets: Targets, pool: Pool, k: int) -> Iterator[tuple[str, Part]]:
+    """Of each slice that is asked for, the first place of a target in it, and which queries ask."""
+    for name, members in pool.slices.items():
+        inside = members[targets.items]
+        if inside.any():
+            first = targets.reduce(np.minimum, np.where(inside, places, k))
+            yield name, (first, targets.reduce(np.logical_or, inside))
+
+
+def _validity(items: np.ndarray, pool: Pool) -> float:
+    if pool.candidates is None:
+        return float((items >= 0).mean())
+    places = len(items) * min(items.shape[1], len(pool.candidates))
+    return float(times_shown(items, pool.candidates).sum() / places)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     ratio: np.ndarray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
     return ratio
-
-
-def _checked(ranking: Ranking, num_queries: int, k: int) -> np.ndarray:
-    if k < 1:
-        raise InputError(f"Metrics at {k} were asked for: k must be at least 1.")
-    if len(ranking) != num_queries:
-        raise InputError(f"There are {len(ranking)} ranked lists but {num_queries} queries: give one list for each.")
-    if ranking.items.shape[1] < k:
-        raise InputError(f"Lists of {ranking.items.shape[1]} items cannot be judged at k = {k}: recommend more.")
-    items = ranking.items[:, :k].astype(np.int64)
-    ordered = np.sort(items, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    if twice.any():
-        query, place = np.argwhere(twice)[0]
-        raise InputError(f"The list of query {query} names item {ordered[query, place]} twice.")
-    return items
-
-
-def _action_weights(actions: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
-    if weights is None:
-        return np.ones(len(actions))
-    table = np.asarray(weights, dtype=np.float64)
-    if not np.isfinite(table).all() or (table < 0).any():
-        raise InputError(f"Action weights {list(weights)} must be finite and not negative.")
-    highest = int(actions.max(initial=-1))
-    if highest >= len(table):
-        raise InputError(f"A target has action {highest} but there are weights for {len(table)} actions only.")
-    return np.append(table, 1.0)[np.where(actions == ACTION_UNKNOWN, len(table), actions)]

@@ -3,6 +3,7 @@
 Shapes: B users, C items each, U different nodes above them.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,12 +21,23 @@ def score_items(decoder: CodeScorer, state: Tensor, trie: CodeTrie, items: Tenso
 
     Prefixes that several items of a user share are gone through once.
     """
+    return sum(_by_level(decoder, state, trie, items), torch.zeros(()))
+
+
+@torch.no_grad()
+def score_levels(decoder: CodeScorer, state: Tensor, trie: CodeTrie, items: Tensor) -> Tensor:
+    """log p(code | state, codes before) of every code of the same items: (B, C, L), whose sum is their score."""
+    return torch.stack(list(_by_level(decoder, state, trie, items)), dim=-1)
+
+
+def _by_level(decoder: CodeScorer, state: Tensor, trie: CodeTrie, items: Tensor) -> Iterator[Tensor]:
+    """Log-probabilities (B, C) of one level after the other."""
     nodes = [trie.leaf_of_item[items].long()]
     for level in reversed(trie.levels[:-1]):
         nodes.append(level.parent(nodes[-1]))
     nodes.reverse()
     log_probs, cache = decoder.first(state)
-    total = log_probs.gather(1, trie.levels[0].codes[nodes[0]].long())
+    yield log_probs.gather(1, trie.levels[0].codes[nodes[0]].long())
     before = torch.zeros_like(items[:, :1])
     for depth in range(1, len(trie.levels)):
         different, place = _different(nodes[depth - 1])
@@ -33,8 +45,7 @@ def score_items(decoder: CodeScorer, state: Tensor, trie: CodeTrie, items: Tenso
         if depth > 1:
             parents = torch.searchsorted(before, trie.levels[depth - 2].parent(different))
         cache, before = decoder.next(cache, parents, different), different
-        total = total + _steps(decoder, cache, trie, depth, different, place, nodes[depth])
-    return total
+        yield _steps(decoder, cache, trie, depth, different, place, nodes[depth])
 
 
 def _different(nodes: Tensor) -> tuple[Tensor, Tensor]:

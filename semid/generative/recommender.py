@@ -23,7 +23,7 @@ from semid.generative.code_search import CodeSearch
 from semid.generative.graphed_search import SearchGraphs
 from semid.generative.history_encoder import HistoryEncoder, QueryStates
 from semid.generative.item_filter import ItemFilter
-from semid.generative.item_scores import score_items
+from semid.generative.item_scores import score_items, score_levels
 from semid.generative.model import Model
 from semid.generative.precision import check_precision, matrix_dtype
 from semid.generative.saving import catalogue_from_arrays, catalogue_to_arrays, model_config_from_facts
@@ -48,7 +48,9 @@ class GenerativeRecommender:
     Attributes:
         encoder: of the histories of queries.
         transitions: what follows what in training histories; None if that is not told.
+        train_counts: (N,) training events of each item.
         weights: by mode, the weight of each kind of evidence, fitted on validation; none before that.
+        fusions: the hybrid's rules of fusion with their NDCG@10 on validation, the best first; none before that.
         usual_action: the commonest action of validation targets, ``"any"`` where actions are not told apart.
         artifact: what it was loaded from.
         is_narrowed: whether it recommends among fewer items than it was made for.
@@ -67,7 +69,9 @@ class GenerativeRecommender:
         self.action_names = tuple(action_names)
         self.encoder = HistoryEncoder(model, catalogue, dtype)
         self.transitions: Transitions | None = None
+        self.train_counts = np.zeros(catalogue.num_items, np.int64)
         self.weights: Mapping[str, Mapping[str, float]] = {}
+        self.fusions: Mapping[str, float] = {}
         self.usual_action = ANY_ACTION
         self.artifact: Artifact | None = None
         self.is_narrowed = False
@@ -180,6 +184,19 @@ class GenerativeRecommender:
         return self._score(states, items, score)
 
     @torch.inference_mode()
+    def level_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
+        """log p(code | codes before) of every code of given items (Q, C); padding -1 scores -inf. (Q, C, L) float32
+
+        Those of an item sum to its :meth:`code_scores`.
+        """
+
+        def score(queries: np.ndarray, rows: Tensor) -> Tensor:
+            search = self._search(states, queries)
+            return score_levels(search, states.states[queries], self.catalogue.trie, rows)
+
+        return self._score(states, items, score, len(self.catalogue.num_codes))
+
+    @torch.inference_mode()
     def dense_scores(self, states: QueryStates, items: np.ndarray) -> np.ndarray:
         """Cosine over temperature for given items (Q, C); padding -1 scores -inf. (Q, C) float32"""
 
@@ -239,9 +256,10 @@ class GenerativeRecommender:
         return torch.stack([(added - added[:, action, None]).amin(0) for action in range(added.shape[1])])
 
     def _score(
-        self, states: QueryStates, items: np.ndarray, score: Callable[[np.ndarray, Tensor], Tensor]
+        self, states: QueryStates, items: np.ndarray, score: Callable[[np.ndarray, Tensor], Tensor], *each: int
     ) -> np.ndarray:
-        result = np.full(items.shape, -np.inf, np.float32)
+        """Scores of items (Q, C, ...), each of the shape ``each``."""
+        result = np.full((*items.shape, *each), -np.inf, np.float32)
         there = items >= 0
         if not items.size:
             return result
@@ -285,7 +303,8 @@ class GenerativeRecommender:
             weights = {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
             writer.save_arrays("model.safetensors", weights)
             arrays, facts = catalogue_to_arrays(self.catalogue)
-            writer.save_arrays("catalogue.safetensors", {**arrays, "candidates": self.candidates})
+            known = {"candidates": self.candidates, "train_counts": self.train_counts}
+            writer.save_arrays("catalogue.safetensors", {**arrays, **known})
             if self.transitions is not None:
                 writer.save_arrays(_TRANSITIONS, self.transitions.to_arrays())
             writer.save_lines("log.jsonl", history)
@@ -294,6 +313,7 @@ class GenerativeRecommender:
                 "catalogue": facts,
                 "action_names": list(self.action_names),
                 "weights": self.weights,
+                "fusions": self.fusions,
                 "usual_action": self.usual_action,
             }
 
@@ -312,9 +332,9 @@ class GenerativeRecommender:
         check_precision(precision)
         artifact = open_artifact(Path(path), KIND)
         arrays = artifact.load_arrays("catalogue.safetensors")
-        candidates = arrays.pop("candidates")
-        if "weights" not in artifact.details:
+        if "fusions" not in artifact.details:
             raise InputError(f"{path} was trained by an earlier semid: train the model again.")
+        candidates, train_counts = arrays.pop("candidates"), arrays.pop("train_counts")
         catalogue = catalogue_from_arrays(arrays, artifact.details["catalogue"]).to(torch.device(device))
         model = Model(model_config_from_facts(artifact.details["model"]), catalogue)
         weights = artifact.load_arrays("model.safetensors")
@@ -324,7 +344,8 @@ class GenerativeRecommender:
             raise InputError(f"The weights in {path} do not fit its configuration: train the model again.") from None
         dtype, names = matrix_dtype(precision, torch.device(device)), artifact.details["action_names"]
         recommender = GenerativeRecommender(model.to(device), catalogue, candidates, names, dtype)
-        recommender.weights = artifact.details["weights"]
+        recommender.train_counts = train_counts
+        recommender.weights, recommender.fusions = artifact.details["weights"], artifact.details["fusions"]
         if _TRANSITIONS in artifact.files:
             recommender.transitions = Transitions.from_arrays(artifact.load_arrays(_TRANSITIONS))
         recommender.usual_action = artifact.details["usual_action"]

@@ -89,6 +89,11 @@ class CodeTrie:
     def device(self) -> torch.device:
         return self.items.device
 
+    @property
+    def nbytes(self) -> int:
+        """Of the levels and the items; tables and masks are made of them."""
+        return self.items.nbytes + sum(level.codes.nbytes + level.children.nbytes for level in self.levels)
+
     @cached_property
     def leaf_of_item(self) -> Tensor:
         """(N,) int32 leaf of each item row."""

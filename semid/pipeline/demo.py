@@ -15,7 +15,8 @@ from semid.evaluation.comparison import Comparison
 from semid.generative.presets import PRESETS
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.fitting import chosen_embeddings, fit_tokenizer
 from semid.pipeline.histories import queries_of_split
@@ -94,7 +95,7 @@ def run_demo(out: Path, config: DemoConfig | None = None, progress: Progress | N
         progress=show,
     )
     recommender = GenerativeRecommender.load(out / MODEL, precision="auto")
-    answerer = Answerer(recommender, AnswerConfig(fallback=True))
+    answerer = Answerer(recommender, AnswerConfig())
     write_rows(recommend(answerer, dataset, queries_of_split(dataset, SPLIT), progress=show), out / RESULT)
     return compare_modes(answerer, dataset, SPLIT, progress=show)
 

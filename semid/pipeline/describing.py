@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from semid.data.dataset import Dataset
+from semid.data.events import Queries
 
 _BLOCK_EVENTS = 1 << 22
 
@@ -27,9 +28,11 @@ class Description:
         users, items, events: their numbers.
         train_events: events that models may learn from.
         cold_items: items without a training event.
+        held_out_items: those of them that were made new when the dataset was prepared.
         candidates, cold_candidates: items that may be recommended, and those of them that are cold.
         actions: events by action, ``"unknown"`` where not given.
         queries: by split.
+        cold_queries: by split, those of them that ask for an item without a training event.
         embeddings: by id.
         item_fields, user_fields: number of values by column, the codes for missing and unknown included.
         input: what the reader noted, such as join rates and dropped events.
@@ -41,10 +44,12 @@ class Description:
     events: int
     train_events: int
     cold_items: int
+    held_out_items: int
     candidates: int
     cold_candidates: int
     actions: Mapping[str, int]
     queries: Mapping[str, int]
+    cold_queries: Mapping[str, int]
     embeddings: Mapping[str, EmbeddingFacts]
     item_fields: Mapping[str, int]
     user_fields: Mapping[str, int]
@@ -65,7 +70,9 @@ class Description:
             ("actions", actions or "none"),
             ("candidates", f"{self.candidates:,}, {self.cold_candidates:,} of them cold"),
         ]
-        rows += [(f"{split} queries", f"{count:,}") for split, count in self.queries.items()]
+        if self.held_out_items:
+            rows.append(("held-out items", f"{self.held_out_items:,}, none of which has an event"))
+        rows += [(f"{split} queries", self._queries_of(split)) for split in self.queries]
         rows += [
             (f"embedding {name}", f"{facts.dim:,} wide, {facts.valid / max(self.items, 1):.1%} of items")
             for name, facts in self.embeddings.items()
@@ -75,6 +82,10 @@ class Description:
                 listed = ", ".join(f"{name} ({size:,})" for name, size in fields.items())
                 rows.append((f"{kind} columns", listed))
         return rows
+
+    def _queries_of(self, split: str) -> str:
+        cold = self.cold_queries[split]
+        return f"{self.queries[split]:,}" + (f", {cold:,} of them with a cold target" if cold else "")
 
 
 def describe_dataset(dataset: Dataset) -> Description:
@@ -87,10 +98,12 @@ def describe_dataset(dataset: Dataset) -> Description:
         events=dataset.events.num_events,
         train_events=int(dataset.train_counts.sum()),
         cold_items=int(cold.sum()),
+        held_out_items=len(dataset.held_out),
         candidates=len(dataset.candidates),
         cold_candidates=int(cold[dataset.candidates].sum()),
         actions=_action_counts(dataset),
         queries={split: len(queries) for split, queries in dataset.queries.items()},
+        cold_queries={split: _num_asking(queries, cold) for split, queries in dataset.queries.items()},
         embeddings={
             name: EmbeddingFacts(dim=embedding.dim, valid=int(np.asarray(embedding.valid).sum()))
             for name, embedding in dataset.embeddings.items()
@@ -100,6 +113,12 @@ def describe_dataset(dataset: Dataset) -> Description:
         input=details.get("report", {}),
         checksum=dataset.artifact.checksum if dataset.artifact else None,
     )
+
+
+def _num_asking(queries: Queries, wanted: np.ndarray) -> int:
+    """Queries with a target among the items wanted (N,)."""
+    targets = np.flatnonzero(wanted[queries.target_items])
+    return len(np.unique(np.searchsorted(queries.target_offsets, targets, side="right")))
 
 
 def _sizes(names: tuple[str, ...], sizes: tuple[int, ...], lists: Mapping[str, Any]) -> dict[str, int]:

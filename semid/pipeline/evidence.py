@@ -18,21 +18,27 @@ from semid.generative.history_encoder import QueryStates
 from semid.generative.recommender import GenerativeRecommender
 from semid.ranking import Ranking
 from semid.retrieval.combining import Candidates, fit_weights
+from semid.retrieval.fusing import LINEAR, RECIPROCAL_RANKS
 from semid.retrieval.hybrid import union
 from semid.selection import is_in
 
 GENERATIVE, DENSE, TRANSITION, ACTION = "generative", "dense", "transition", "action"
 REPEAT, RECENCY = "repeat", "recency"
 DAY_COUNT, WEEK_COUNT, FRESHNESS = "day", "week", "freshness"
+COUNT, NEW, NEW_GENERATIVE, NEW_DENSE = "count", "new", "new_generative", "new_dense"
 # Without validation queries: the heads alone, and together with what follows the history.
 _POPULARITY = {DAY_COUNT: 0.0, WEEK_COUNT: 0.0, FRESHNESS: 0.0}
 _BESIDE = {ACTION: 0.0, REPEAT: 0.0, RECENCY: 0.0, **_POPULARITY}
 PRIOR: Mapping[str, Mapping[str, float]] = {
     "generative": {GENERATIVE: 1.0, **_BESIDE},
     "ann": {DENSE: 1.0, **_BESIDE},
-    "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_BESIDE},
+    "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_BESIDE, COUNT: 0.0},
+    LINEAR: {GENERATIVE: 0.5, DENSE: 0.5},
+    RECIPROCAL_RANKS: {GENERATIVE: 1.0, DENSE: 1.0},
 }
 _POSITIVE = (GENERATIVE, DENSE, TRANSITION, ACTION)
+# What items without a training event are judged by in place of the evidence of the heads, where that was learned.
+_OF_NEW = {NEW_GENERATIVE: GENERATIVE, NEW_DENSE: DENSE}
 # Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
 JUDGED_AGAIN = 100
 # Strengths of transitions count by their logarithm, from a strength of one in so many on.
@@ -113,7 +119,16 @@ def of_union(
         DENSE: recommender.dense_scores(states, items).astype(np.float64),
     }
     beside = _beside(recommender, queries, states, items)
-    return Candidates(items=items, evidence={**heads, TRANSITION: transition, **beside})
+    counts = _of_counts(recommender.train_counts, items, heads)
+    return Candidates(items=items, evidence={**heads, TRANSITION: transition, **beside, **counts})
+
+
+def _of_counts(counts: np.ndarray, items: np.ndarray, heads: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How often items were taken in training, which of them never were, and what the heads say of these."""
+    taken = counts[np.maximum(items, 0)]
+    new = taken == 0
+    of_new = {name: np.where(new, heads[head], 0.0) for name, head in _OF_NEW.items()}
+    return {COUNT: np.log1p(taken), NEW: new.astype(np.float64), **of_new}
 
 
 def _beside(
@@ -147,11 +162,27 @@ def _unseen(ranking: Ranking, seen: np.ndarray) -> Ranking:
     return Ranking(np.where(is_in(ranking.items, seen), -1, ranking.items), ranking.scores)
 
 
-def fit(candidates: Candidates, queries: Queries, mode: str) -> dict[str, float]:
-    """Weights of the evidence of a mode, from what came next."""
+def fit(candidates: Candidates, queries: Queries, prior: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the evidence that a prior names, from what came next.
+
+    The heads know items without a training event less well, and say so by scores that are too low. Where such items
+    came next, those among the candidates have weights of their own, kept as what they add to the weights of others.
+    """
     rows = np.repeat(np.arange(len(queries)), np.diff(queries.target_offsets))
     targets = np.stack([rows, queries.target_items.astype(np.int64)], axis=1)
-    return fit_weights(candidates, targets, PRIOR[mode], positive=_POSITIVE)
+    if COUNT not in prior or not _new_came_next(candidates, targets):
+        return fit_weights(candidates, targets, prior, positive=_POSITIVE)
+    new = candidates.evidence[NEW] > 0
+    known = {head: np.where(new, 0.0, candidates.evidence[head]) for head in _OF_NEW.values()}
+    apart = Candidates(items=candidates.items, evidence={**candidates.evidence, **known})
+    prior = {**prior, NEW: 0.0, **{name: prior[head] for name, head in _OF_NEW.items()}}
+    weights = fit_weights(apart, targets, prior, positive=(*_POSITIVE, *_OF_NEW))
+    return {**weights, **{name: weights[name] - weights[head] for name, head in _OF_NEW.items()}}
+
+
+def _new_came_next(candidates: Candidates, targets: np.ndarray) -> bool:
+    new, rows = candidates.evidence[NEW] > 0, targets[:, 0]
+    return bool((new[rows] & (candidates.items[rows] == targets[:, 1, None])).any())
 
 
 def bound_of_others(

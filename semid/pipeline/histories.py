@@ -1,25 +1,25 @@
 """Histories that a user brings in a file, as queries on a dataset's items."""
 
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from semid.data.dataset import Dataset
 from semid.data.events import ACTION_UNKNOWN, LATEST_TIME, TIME_MISSING, EventLog, Queries
 from semid.data.table.id_index import IdIndex
 from semid.errors import InputError
+from semid.pipeline.records import check_suffix, ids_of, is_integer, list_of, read_records
 
 logger = logging.getLogger(__name__)
 
 NEXT = "next"
 COLUMNS = ("user_id", "history", "actions", "timestamps")
+EXAMPLE = '{"user_id": 7, "history": [12, 5]}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,7 @@ class HistoryReader:
     """
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
-        if path.suffix not in (".parquet", ".jsonl", ".json"):
-            raise InputError(f"{path} has the suffix {path.suffix!r}: histories are .parquet or .jsonl files.")
+        check_suffix(path, "histories")
         self._path = path
         self._actions = {name: code for code, name in enumerate(dataset.action_names)}
         self._items = IdIndex(pa.array(dataset.item_ids), lambda row: f"item row {row} of {dataset.location}")
@@ -66,8 +65,7 @@ class HistoryReader:
             InputError: a damaged file, an empty history, no known item in one, or values that do not belong to it.
         """
         unknown = count = 0
-        rows = _read_parquet(self._path, size) if self._path.suffix == ".parquet" else _read_lines(self._path, size)
-        for records in rows:
+        for records in read_records(self._path, COLUMNS, "history", EXAMPLE, size):
             queries, left_out = self._queries(records)
             unknown += left_out
             yield QueryBatch(count, [record.get("user_id") for _, record in records], queries)
@@ -78,12 +76,12 @@ class HistoryReader:
             logger.warning("Left out %d items of histories that the dataset does not hold.", unknown)
 
     def _queries(self, records: list[tuple[str, dict[str, Any]]]) -> tuple[Queries, int]:
-        histories = [_list_of(record, "history", where) for where, record in records]
+        histories = [list_of(record, "history", where) for where, record in records]
         for (where, _), history in zip(records, histories, strict=True):
             if not history:
                 raise InputError(f"{where} has an empty history: give at least one item.")
         lengths = np.array([len(history) for history in histories])
-        items = self._items.rows(_ids([item for history in histories for item in history]))
+        items = self._items.rows(ids_of([item for history in histories for item in history]))
         actions = np.concatenate(
             [self._actions_of(where, r, len(h)) for (where, r), h in zip(records, histories, strict=True)]
         )
@@ -99,11 +97,11 @@ class HistoryReader:
             )
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         log = EventLog(items[known].astype(np.int32), actions[known], times[known], offsets)
-        users = self._users.rows(_ids([record.get("user_id") for _, record in records]))
+        users = self._users.rows(ids_of([record.get("user_id") for _, record in records]))
         return Queries.after(log, users), int((~known).sum())
 
     def _actions_of(self, where: str, record: dict[str, Any], length: int) -> np.ndarray:
-        names = _list_of(record, "actions", where, length)
+        names = list_of(record, "actions", where, length)
         for name in names or ():
             if name is not None and (not isinstance(name, str) or name not in self._actions):
                 known = ", ".join(self._actions) or "none"
@@ -129,56 +127,8 @@ def queries_of_split(dataset: Dataset, split: str, size: int = 4096) -> Iterator
         first += len(part)
 
 
-def _read_lines(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    records = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path} line {number}"
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where} is truncated or not JSON ({error.msg}): correct it.") from None
-            except UnicodeDecodeError:
-                raise InputError(f"{where} is not UTF-8: convert the file.") from None
-            if not isinstance(record, dict) or "history" not in record:
-                raise InputError(f'{where} must be an object like {{"user_id": 7, "history": [12, 5]}}.')
-            records.append((where, record))
-            if len(records) == size:
-                yield records
-                records = []
-    if records:
-        yield records
-
-
-def _read_parquet(path: Path, size: int) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    first = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            there = [name for name in COLUMNS if name in file.schema_arrow.names]
-            if "history" not in there:
-                raise InputError(f"{path} has no column 'history'; it has: {', '.join(file.schema_arrow.names)}.")
-            for batch in file.iter_batches(batch_size=size, columns=there, use_threads=False):
-                yield [(f"{path} row {first + place}", record) for place, record in enumerate(batch.to_pylist())]
-                first += batch.num_rows
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is truncated or no parquet file ({error}): get it again.") from None
-
-
-def _list_of(record: dict[str, Any], name: str, where: str, length: int | None = None) -> list[Any]:
-    values = record.get(name)
-    if values is None and length is not None:
-        return []
-    if not isinstance(values, list):
-        raise InputError(f"{where} has {name} {values!r}: it must be a list, oldest first.")
-    if length is not None and len(values) != length:
-        raise InputError(f"{where} has {len(values)} {name} for {length} items: give one each.")
-    return values
-
-
 def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
-    values = _list_of(record, "timestamps", where, length)
+    values = list_of(record, "timestamps", where, length)
     if not values:
         return np.full(length, TIME_MISSING)
     if not all(is_integer(value) for value in values):
@@ -191,15 +141,3 @@ def _times_of(where: str, record: dict[str, Any], length: int) -> np.ndarray:
     if (np.diff(times) < 0).any():
         raise InputError(f"{where} has timestamps that go backwards: give the oldest event first.")
     return times
-
-
-def is_integer(value: Any) -> bool:
-    """Whether it is one that arrays can hold."""
-    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
-
-
-def _ids(values: Sequence[Any]) -> pa.Array:
-    """Raw ids as integers, or as strings where some are."""
-    if all(value is None or is_integer(value) for value in values):
-        return pa.array(values, pa.int64())
-    return pa.array([None if value is None else str(value) for value in values], pa.string())

@@ -65,8 +65,9 @@ def _saved(model: Artifact, factory: str, rows: np.ndarray, device: str) -> AnnI
 
 
 def _save(index: AnnIndex, model: Artifact, factory: str) -> None:
+    path, settings = model.path / KIND, {"factory": factory}
     try:
-        with create_artifact(model.path / KIND, KIND, settings={"factory": factory}, parents={"model": model}) as writer:
+        with create_artifact(path, KIND, settings=settings, parents={"model": model}) as writer:
             index.save(writer.path)
     except (InputError, OSError) as error:
         logger.warning("The index was not saved: %s", error)

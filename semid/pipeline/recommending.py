@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
-from semid.pipeline.answering import Answer, Answerer, check_modes
-from semid.pipeline.histories import QueryBatch, is_integer
+from semid.pipeline.answer import FALLBACKS, Answer
+from semid.pipeline.answering import Answerer, check_modes
+from semid.pipeline.histories import QueryBatch
+from semid.pipeline.records import is_integer
 from semid.pipeline.resultfiles import write_rows
 from semid.pipeline.resumable import write_resumable
 from semid.progress import Progress
@@ -51,7 +53,7 @@ def write_recommendations(
         "candidates": crc32(answerer.recommender.candidates.tobytes()),
         "precision": str(answerer.recommender.encoder.dtype),
         "modes": list(modes),
-        "answers": asdict(answerer.config) | {"budget": [list(part) for part in answerer.config.budget]},
+        "answers": asdict(answerer.config),
         "source": [str(source), source.stat().st_size, source.stat().st_mtime_ns] if source else None,
     }
     return write_resumable(rows, out, made_from=made_from, resume=resume)
@@ -78,8 +80,9 @@ def recommend(
 
     Yields:
         For each batch rows ``query`` (its number), ``user_id``, ``mode``, ``items`` (raw ids, best first),
-        ``scores``, ``fallback``: whether ANN had to help as the beams found too few items, and ``exact``: whether no
-        other item can have a higher score than those listed; null where that is not known.
+        ``scores``, ``fallback``: for which reason the hybrid answered in place of mode ``generative``, null where it
+        did not, and ``exact``: whether no other item can have a higher score than those listed; null
+        where that is not known.
 
     Raises:
         InputError: an unknown mode, or a model of another dataset.
@@ -125,7 +128,7 @@ def _rows(batch: QueryBatch, users: pa.Array, mode: str, answer: Answer, raw_ids
             pa.array([mode] * count),
             pa.ListArray.from_arrays(offsets, raw_ids.take(pa.array(items[there]))),
             pa.ListArray.from_arrays(offsets, pa.array(answer.ranking.scores[there])),
-            _known(answer.fallback, count),
+            _reasons(answer.fallback, count),
             _known(answer.ranking.exact, count),
         ],
         names=["query", "user_id", "mode", "items", "scores", "fallback", "exact"],
@@ -134,3 +137,8 @@ def _rows(batch: QueryBatch, users: pa.Array, mode: str, answer: Answer, raw_ids
 
 def _known(values: np.ndarray | None, count: int) -> pa.Array:
     return pa.nulls(count, pa.bool_()) if values is None else pa.array(values)
+
+
+def _reasons(codes: np.ndarray | None, count: int) -> pa.Array:
+    names = [None, *FALLBACKS]
+    return pa.array([None] * count if codes is None else [names[code] for code in codes], pa.string())

@@ -62,14 +62,14 @@ def write_resumable(
 
 
 def _begin(parts: Path, made_from: Mapping[str, Any]) -> None:
-    state = parts / _STATE
+    state, told = parts / _STATE, json.dumps(dict(made_from))
     if parts.exists():
-        if not state.is_file() or json.loads(state.read_text(encoding="utf-8")) != dict(made_from):
+        if not state.is_file() or state.read_text(encoding="utf-8") != told:
             raise InputError(f"{parts} was made with other settings or inputs: start without --resume.")
         return
     parts.mkdir(parents=True)
     with create_file(state) as partial:
-        partial.write_text(json.dumps(dict(made_from)), encoding="utf-8")
+        partial.write_text(told, encoding="utf-8")
 
 
 def _write_parts(parts: Path, batches_from: Callable[[int], Iterable[pa.RecordBatch]]) -> None:

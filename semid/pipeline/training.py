@@ -13,25 +13,23 @@ from semid.artifacts import check_target
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.transitions import Transitions
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.catalogue import Catalogue
 from semid.generative.config import ModelConfig
 from semid.generative.model import Model
 from semid.generative.recommender import ANY_ACTION, KIND, GenerativeRecommender
 from semid.generative.train import CHECKPOINT_KIND, TrainConfig, Trainer, Validate
 from semid.pipeline import evidence
-from semid.pipeline.evidence import Past
+from semid.pipeline.weighing import candidates_by_mode, weigh
 from semid.progress import Progress
-from semid.ranking import Ranking
-from semid.retrieval.combining import Candidates, rank
-from semid.retrieval.exact import exact_search
+from semid.retrieval.combining import rank
 from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_QUERIES = 3000
 VALIDATION_BEAM = 20
-FUSION_CANDIDATES = 50
 _K = 10
 
 
@@ -91,7 +89,9 @@ def train_recommender(
     history = trainer.run(resume=resume)
     recommender.weights_changed()
     recommender.transitions = Transitions.of(dataset)
-    recommender.weights = fitted_weights(recommender, queries, action)
+    recommender.train_counts = dataset.train_counts
+    learned = weigh(recommender, queries, action)
+    recommender.weights, recommender.fusions = learned.weights, learned.fusions
     recommender.usual_action = action
     if out is not None:
         recommender.save(out, settings=settings, parents=parents, history=history)
@@ -163,42 +163,11 @@ def validator(recommender: GenerativeRecommender, queries: Queries | None, actio
             return {}
         recommender.weights_changed()
         metrics = {}
-        for mode, candidates in _by_mode(recommender, queries, action, VALIDATION_BEAM, hybrid=False).items():
-            ranking = rank(candidates, evidence.fit(candidates, queries, mode), _K)
+        for mode, candidates in candidates_by_mode(
+            recommender, queries, action, VALIDATION_BEAM, hybrid=False
+        ).items():
+            ranking = rank(candidates, evidence.fit(candidates, queries, evidence.PRIOR[mode]), _K)
             metrics[f"valid_{mode}_NDCG@10"] = float(query_metrics(ranking, Targets.of(queries), _K).ndcg.mean())
         return {**metrics, "objective": float(np.mean(list(metrics.values())))}
 
     return validate
-
-
-def fitted_weights(
-    recommender: GenerativeRecommender, queries: Queries | None, action: str
-) -> dict[str, dict[str, float]]:
-    """By mode, the weights of the evidence that make what came next on validation most probable."""
-    if queries is None:
-        return {}
-    candidates = _by_mode(recommender, queries, action, FUSION_CANDIDATES, hybrid=True)
-    return {mode: evidence.fit(found, queries, mode) for mode, found in candidates.items()}
-
-
-def _by_mode(
-    recommender: GenerativeRecommender, queries: Queries, action: str, count: int, *, hybrid: bool
-) -> dict[str, Candidates]:
-    """The candidates of each mode whose heads are trained, with their evidence."""
-    config, states = recommender.model.config, recommender.encode(queries, action)
-    rows, past = recommender.candidates, Past.of(queries, recommender.candidates, evidence.JUDGED_AGAIN)
-    count = min(count, len(rows))
-    lists: dict[str, Ranking] = {}
-    if config.code_weight > 0:
-        lists["generative"] = recommender.generate(states, beam=count, k=count, seen=past.items)
-    if config.contrastive_weight > 0:
-        vectors = recommender.query_vectors(states)
-        lists["ann"] = exact_search(vectors, recommender.item_vectors[rows], count, rows, past.items)
-    names = {"generative": evidence.GENERATIVE, "ann": evidence.DENSE}
-    candidates = {
-        mode: evidence.of_one(recommender, queries, states, ranking, names[mode], past)
-        for mode, ranking in lists.items()
-    }
-    if hybrid and len(lists) == 2:
-        candidates["hybrid"] = evidence.of_union(recommender, queries, states, list(lists.values()), count, past)
-    return candidates

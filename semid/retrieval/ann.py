@@ -75,6 +75,10 @@ class AnnIndex(ItemIndex):
     def dim(self) -> int:
         return int(self.index.d)
 
+    @property
+    def nbytes(self) -> int:
+        return faiss_kinds.nbytes(self.index) + self.item_rows.nbytes
+
     @cached_property
     def _gpu(self) -> Any:
         device = torch.device(self.device)
@@ -184,7 +188,7 @@ class AnnIndex(ItemIndex):
         return loaded
 
     def _fetch(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Q, count) item rows, -1 where the index found fewer or they were removed, and scores, equal ones by row."""
+        """(Q, count) item rows, -1 where there were fewer or they were removed, and scores, equal ones by row."""
         scores, positions = faiss_kinds.search(self.index, queries, count, self._gpu)
         items = np.where(positions < 0, -1, self.item_rows[positions])
         scores = np.where(items < 0, -np.inf, scores)

@@ -44,6 +44,11 @@ class Candidates:
                     f"{name} of item {self.items[query, place]} for query {query} is {values[query, place]}."
                 )
 
+    def select(self, rows: np.ndarray) -> "Candidates":
+        """Those of some queries, (R,) places."""
+        evidence = {name: values[rows] for name, values in self.evidence.items()}
+        return Candidates(items=self.items[rows], evidence=evidence)
+
     def scores(self, weights: Mapping[str, float]) -> np.ndarray:
         """Weighted sums of the evidence named, -inf at padding. (Q, C) float64"""
         total = np.zeros(self.items.shape)

@@ -62,6 +62,10 @@ class ExactIndex(ItemIndex):
     def dim(self) -> int:
         return len(self.columns)
 
+    @property
+    def nbytes(self) -> int:
+        return self.columns.nbytes + self.item_rows.nbytes
+
     def search(self, queries: np.ndarray, k: int, seen: np.ndarray | None = None) -> Ranking:
         """The k nearest items of each query, best first, equal scores by lowest item row; provably so.
 

@@ -139,6 +139,14 @@ def on_gpu(index: Any, device: int) -> Any:
         return None
 
 
+def nbytes(index: Any) -> int:
+    """Of the index as :func:`write` would write it."""
+    sizes: list[int] = []
+    faiss = _faiss()
+    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda part: sizes.append(len(part))))
+    return sum(sizes)
+
+
 def write(index: Any, path: Path) -> None:
     """Write an index to a file.
 

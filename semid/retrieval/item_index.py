@@ -33,6 +33,11 @@ class ItemIndex(ABC):
     def dim(self) -> int:
         """D."""
 
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Of the vectors, in whatever form they are kept, what helps to find them, and the item rows."""
+
     @abstractmethod
     def search(self, queries: np.ndarray, k: int, seen: np.ndarray | None = None) -> Ranking:
         """The k items that the index finds nearest to each query, best first.

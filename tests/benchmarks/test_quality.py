@@ -1,32 +1,36 @@
-"""The rival of the quality tables, against its definition."""
+"""What the quality tables say of several seeds, by hand."""
 
-import numpy as np
+import argparse
+
 import pytest
-
-from semid.data.dataset import Dataset
 
 
 @pytest.fixture
 def quality(modules):
-    pytest.importorskip("implicit", reason="item-kNN needs implicit, which the benchmarks install")
     return modules("quality")
 
 
-def test_item_knn_is_the_sum_of_cosines_with_the_history(quality, road):
-    dataset = Dataset.open(road.folder / "data")
-    taken = np.zeros((dataset.num_users, dataset.num_items))
-    for user, (start, end) in enumerate(zip(dataset.events.offsets[:-1], dataset.train_end, strict=True)):
-        taken[user, dataset.events.items[start:end]] = 1
-    together, times = taken.T @ taken, np.maximum(taken.sum(axis=0), 1)
-    cosines = together / np.sqrt(np.outer(times, times))
-    np.fill_diagonal(cosines, 0)
-    queries = dataset.split("test").select(np.arange(40))
-    ranking = quality.item_knn(dataset, queries, 5, decay=0.5)
-    for query in range(len(queries)):
-        history = queries.log.items[queries.start[query] : queries.end[query]][::-1]
-        scores = (0.5 ** np.arange(len(history))) @ cosines[history]
-        best = np.sort(scores[dataset.candidates])[::-1][:5]
-        found = ranking.items[query]
-        assert len(set(found.tolist())) == 5
-        assert np.isin(found, dataset.candidates).all()
-        np.testing.assert_allclose(scores[found], best, rtol=1e-5)
+def runs(*figures: tuple[float, float]) -> list[dict[str, object]]:
+    return [{"modes": {"ann": {"NDCG@10": ann}, "hybrid": {"NDCG@10": hybrid}}} for ann, hybrid in figures]
+
+
+def test_gains_are_paired_by_seed(quality) -> None:
+    """Differences .1, .1 and .1 are sure, though the figures themselves are far apart."""
+    gain = quality.gains(runs((0.1, 0.2), (0.5, 0.6), (0.9, 1.0)))
+    assert list(gain) == ["ann"]
+    assert gain["ann"] == pytest.approx((0.1, 0.0))
+
+
+def test_a_metric_that_some_seed_has_not_is_absent(quality) -> None:
+    found = runs((0.1, 0.2), (0.3, 0.4))
+    found[0]["modes"]["ann"]["ColdHitRate@10"] = 1.0
+    summary = quality.summarise(found)
+    assert list(summary["ann"]) == ["NDCG@10"]
+    assert summary["hybrid"]["NDCG@10"][0] == pytest.approx(0.3)
+
+
+def test_rivals_are_named_or_none(quality) -> None:
+    assert quality.names_of_rivals("none") == ()
+    assert quality.names_of_rivals("tiger") == ("tiger",)
+    with pytest.raises(argparse.ArgumentTypeError, match="use none or some of sasrec,tiger"):
+        quality.names_of_rivals("magic")

@@ -110,3 +110,19 @@ def test_ages_in_empty_histories() -> None:
     empty = queries_of([[1]]).select(np.array([0]))
     empty = dataclasses.replace(empty, end=empty.start)
     assert ages(empty, np.array([[1, -1]])).tolist() == [[-1, -1]]
+
+
+def test_sources_agree_with_a_loop(make_dataset: MakeDataset) -> None:
+    rng = np.random.default_rng(4)
+    dataset = make_dataset([rng.integers(0, 15, rng.integers(1, 30)).tolist() for _ in range(12)], 20)
+    found = Transitions.of(dataset)
+    strengths = found.strengths.toarray()
+    seen = set()
+    for length in (1, 5, 40):
+        history = rng.integers(0, 20, length)
+        backs = found.sources(history, np.arange(20))
+        for item in range(20):
+            parts = [0.7**back * strengths[event, item] for back, event in enumerate(history[::-1][:20])]
+            assert backs[item] == (np.argmax(parts) if max(parts) > 0 else -1)
+        seen |= set(backs.tolist())
+    assert {-1, 0, 1} < seen

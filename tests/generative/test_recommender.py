@@ -153,6 +153,25 @@ def test_code_scores_are_log_probabilities_of_the_codes(
             assert scores[query, item] == pytest.approx(total, abs=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["item", "code"])
+def test_level_scores_are_the_probabilities_of_prefixes(
+    build: Any, rich: Dataset, states: QueryStates, layout: str
+) -> None:
+    """All items under a prefix are together as probable as the codes of the prefix, one after the other."""
+    catalogue = build.catalogue(rich)
+    made = GenerativeRecommender(build.model(catalogue, layout=layout), catalogue, rich.candidates, rich.action_names)
+    states = made.encode(states.queries)
+    codes, scores = catalogue.codes.numpy(), made.code_scores(states, everyone(states)).astype(np.float64)
+    levels = made.level_scores(states, everyone(states))
+    assert levels.shape == (len(states), 24, 3)
+    np.testing.assert_allclose(levels.sum(-1), scores, rtol=1e-5, atol=1e-5)
+    for item in range(24):
+        for depth in (1, 2, 3):
+            under = (codes[:, :depth] == codes[item, :depth]).all(1)
+            together = np.log(np.exp(scores[:, under]).sum(1))
+            np.testing.assert_allclose(levels[:, item, :depth].sum(-1), together, rtol=1e-4, atol=1e-4)
+
+
 def test_no_action_is_likelier_than_its_bound(recommender: GenerativeRecommender, rich: Dataset) -> None:
     everything = np.tile(np.arange(24), (len(rich.split("test")), 1))
     for action in ("show", "click", "buy"):
@@ -166,7 +185,7 @@ def test_no_action_is_likelier_than_its_bound(recommender: GenerativeRecommender
 def test_padding_scores_nothing(recommender: GenerativeRecommender, states: QueryStates) -> None:
     items = np.array([[3, -1, 4], [-1, -1, -1], [1, 2, -1]])
     few = QueryStates(states.states[:3], states.queries.select(np.arange(3)))
-    for score in (recommender.code_scores, recommender.dense_scores):
+    for score in (recommender.code_scores, recommender.dense_scores, recommender.level_scores):
         scores, full = score(few, items), score(few, np.maximum(items, 0))
         assert (scores[items < 0] == -np.inf).all()
         np.testing.assert_allclose(scores[items >= 0], full[items >= 0], rtol=1e-5)
@@ -362,7 +381,7 @@ def test_loading_a_model_of_before_its_evidence_was_weighed(
 ) -> None:
     path = saved(recommender, tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
-    del config["details"]["weights"]
+    del config["details"]["fusions"]
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="trained by an earlier semid: train the model again"):
         GenerativeRecommender.load(path)

@@ -23,7 +23,8 @@ from semid.generative.moe import MoEConfig
 from semid.generative.objective import Objective
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig, Trainer
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 
 NUM_ITEMS = 12
 SMALL = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16, "context": 8}

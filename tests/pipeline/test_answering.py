@@ -9,9 +9,9 @@ import torch
 from semid.data.dataset import Dataset
 from semid.data.plain_queries import seen_items
 from semid.errors import InputError
-from semid.generative.history_encoder import QueryStates
 from semid.generative.recommender import GenerativeRecommender
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,17 @@ def all_evidence(recommender: GenerativeRecommender, queries) -> tuple[np.ndarra
         for column, item in enumerate(items[query].tolist()):
             if item in history:
                 repeat[query, column], recency[query, column] = 1, 1 / (1 + history.index(item))
+    taken = recommender.train_counts[items]
+    codes, dense = (
+        scores(states, items).astype(np.float64) for scores in (recommender.code_scores, recommender.dense_scores)
+    )
     return items, {
-        "generative": recommender.code_scores(states, items).astype(np.float64),
-        "dense": recommender.dense_scores(states, items).astype(np.float64),
+        "generative": codes,
+        "dense": dense,
+        "count": np.log(1.0 + taken),
+        "new": (taken == 0) * 1.0,
+        "new_generative": np.where(taken == 0, codes, 0),
+        "new_dense": np.where(taken == 0, dense, 0),
         "transition": transition,
         "action": action_evidence(recommender, queries),
         "repeat": repeat,
@@ -78,16 +86,24 @@ def untold(recommender: GenerativeRecommender, states: torch.Tensor) -> torch.Te
     return (states - shift) / (1 + scale)
 
 
-@pytest.mark.parametrize(("again", "eta"), [(None, None), (2.0, None), (-3.0, None), (None, 1.5)])
-def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries, again, eta, monkeypatch):
-    """With the weights as fitted, with items of the history raised or lowered, and with a weight of the action."""
+OF_NEW = {"new": 2.0, "new_generative": 0.3, "new_dense": -0.2}
+
+
+@pytest.mark.parametrize(
+    ("again", "eta", "new"),
+    [(None, None, {}), (2.0, None, {}), (-3.0, None, {}), (None, 1.5, {}), (None, None, OF_NEW)],
+)
+def test_modes_equal_brute_force_when_the_beam_holds_all(recommender, queries, again, eta, new, monkeypatch):
+    """With the weights as fitted, with items of the history raised or lowered, with a weight of the action, and with
+    items that are new judged by weights of their own."""
     items, evidence = all_evidence(recommender, queries)
     assert evidence["action"].max() < 0
-    weights = {mode: dict(values) for mode, values in recommender.weights.items()}
+    weights = {mode: dict(recommender.weights[mode]) for mode in ("generative", "ann", "hybrid")}
+    weights["hybrid"] |= new
     if again is not None:
         weights = {mode: {**values, "repeat": again, "recency": again / 2} for mode, values in weights.items()}
     monkeypatch.setattr(recommender, "weights", weights)
-    answerer = Answerer(recommender, AnswerConfig(k=5, beam=items.shape[1], eta=eta))
+    answerer = Answerer(recommender, AnswerConfig(k=5, beam=items.shape[1], eta=eta, fusion="learned"))
     for mode, fitted in weights.items():
         named = fitted if eta is None else {**fitted, "action": eta}
         scores = sum(weight * evidence[name] for name, weight in named.items())
@@ -109,7 +125,7 @@ def test_exactness_is_claimed_of_the_scores_that_rank(recommender, queries, mode
     scores = sum(weight * evidence[name] for name, weight in weights.items())
     claimed = 0
     for beam in (5, 10, 20, 60):
-        ranking = Answerer(recommender, AnswerConfig(k=5, beam=beam, fallback=False)).answer(queries, mode).ranking
+        ranking = Answerer(recommender, AnswerConfig(k=5, beam=beam, fallback=())).answer(queries, mode).ranking
         for query in np.flatnonzero(ranking.exact):
             claimed += 1
             np.testing.assert_allclose(ranking.scores[query], -np.sort(-scores[query])[:5], rtol=1e-4, atol=1e-4)
@@ -145,7 +161,7 @@ def test_lists_of_all_that_is_left_are_exact(recommender, queries, mode):
     """However many are asked for, and with items of the history judged or left out."""
     everything = len(recommender.candidates)
     for filter_seen in (False, True):
-        config = AnswerConfig(k=everything + 5, beam=everything + 5, filter_seen=filter_seen, fallback=False)
+        config = AnswerConfig(k=everything + 5, beam=everything + 5, filter_seen=filter_seen, fallback=())
         ranking = Answerer(recommender, config).answer(queries, mode).ranking
         assert (ranking.items[:, -5:] == -1).all()
         assert ranking.exact.all()
@@ -154,7 +170,7 @@ def test_lists_of_all_that_is_left_are_exact(recommender, queries, mode):
 def test_what_strongly_follows_is_found_though_no_head_finds_it(recommender, queries, monkeypatch):
     monkeypatch.setattr(recommender, "weights", {"hybrid": {**recommender.weights["hybrid"], "transition": 1e4}})
     items, evidence = all_evidence(recommender, queries)
-    answerer = Answerer(recommender, AnswerConfig(k=1, beam=1))
+    answerer = Answerer(recommender, AnswerConfig(k=1, beam=1, fusion="learned"))
     heads = [answerer.answer(queries, mode).ranking.items[:, 0] for mode in ("generative", "ann")]
     strongest = items[0, evidence["transition"].argmax(axis=1)]
     unseen = evidence["repeat"][np.arange(20), evidence["transition"].argmax(axis=1)] == 0
@@ -188,7 +204,7 @@ def test_plain_lists_are_answered_as_queries_are(recommender, dataset):
 
 
 def test_seen_items_are_left_out_in_every_mode(recommender, queries):
-    answerer = Answerer(recommender, AnswerConfig(k=5, beam=10, filter_seen=True, fallback=True))
+    answerer = Answerer(recommender, AnswerConfig(k=5, beam=10, filter_seen=True))
     for mode in ("generative", "ann", "hybrid"):
         items = answerer.answer(queries, mode).ranking.items
         assert (items >= 0).all()
@@ -196,36 +212,108 @@ def test_seen_items_are_left_out_in_every_mode(recommender, queries):
             assert not set(row.tolist()) & set(queries.log.items[start:end].tolist())
 
 
-def test_where_beams_are_short_nearest_items_join_and_are_judged_alike(recommender, queries, monkeypatch):
-    weights = {"generative": 1.0, "repeat": -50.0, "recency": 0.0}
-    monkeypatch.setattr(recommender, "weights", {"generative": weights})
-    plain = Answerer(recommender, AnswerConfig(k=5, beam=5)).answer(queries, "generative")
-    states = recommender.encode(queries, recommender.usual_action)
-    index = Answerer(recommender, AnswerConfig(k=5, beam=5)).index
-    nearest = index.search(recommender.query_vectors(states), 5, seen_items(queries)).items
+def test_where_beams_are_short_the_hybrid_answers(recommender, queries, monkeypatch):
+    config = AnswerConfig(k=5, beam=5)
+    plain = Answerer(recommender, config).answer(queries, "generative")
+    assert not plain.fallback.any()
+    assert plain.alone is None
     whole = recommender.generate
 
     def cut_short(*arguments, **options):
         ranking = whole(*arguments, **options)
-        ranking.items[3:5, 2:], ranking.scores[3:5, 2:] = -1, -np.inf
+        ranking.items[..., 2:], ranking.scores[..., 2:] = -1, -np.inf
         return ranking
 
     monkeypatch.setattr(recommender, "generate", cut_short)
-    answer = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=True)).answer(queries, "generative")
-    assert answer.fallback.tolist() == [row in (3, 4) for row in range(20)]
-    untouched = [row for row in range(20) if row not in (3, 4)]
-    np.testing.assert_array_equal(answer.ranking.items[untouched], plain.ranking.items[untouched])
-    for row in (3, 4):
-        possible = np.union1d(plain.ranking.items[row, :2], nearest[row])
-        scores = recommender.code_scores(
-            QueryStates(states.states[row : row + 1], queries.select(np.array([row]))), possible[None]
-        )[0]
-        assert answer.ranking.items[row].tolist() == possible[np.argsort(-scores)][:5].tolist()
-    unfilled = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=False)).answer(queries, "generative")
-    assert unfilled.fallback is None
-    past = [queries.log.items[queries.start[row] : queries.end[row]] for row in (3, 4)]
-    assert all(
-        set(unfilled.ranking.items[row, 2:]) <= {-1, *history} for row, history in zip((3, 4), past, strict=True)
+    answer = Answerer(recommender, config).answer(queries, "generative")
+    assert (answer.fallback == 1).all()
+    np.testing.assert_array_equal(
+        answer.ranking.items, Answerer(recommender, config).answer(queries, "hybrid").ranking.items
+    )
+    assert not answer.ranking.exact.any()
+    alone = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=())).answer(queries, "generative")
+    assert alone.fallback is None
+    np.testing.assert_array_equal(alone.ranking.items, answer.alone.items)
+    generated = whole(recommender.encode(queries, recommender.usual_action), beam=5, k=5, seen=seen_items(queries))
+    for row in range(20):
+        history = queries.log.items[queries.start[row] : queries.end[row]]
+        assert set(alone.ranking.items[row]) <= {-1, *history, *generated.items[row, :2]}
+
+
+def test_where_all_that_is_left_was_found_nobody_falls_back(recommender, queries):
+    few = recommender.among(recommender.candidates[:3])
+    answer = Answerer(few, AnswerConfig(k=5, beam=5)).answer(queries, "generative")
+    assert (answer.ranking.items[:, 3:] == -1).all()
+    assert not answer.fallback.any()
+    assert answer.ranking.exact.all()
+
+
+def test_unsure_lists_are_neither_proven_nor_probable(recommender, queries):
+    """Lists of 5 from beams of 5: the probability of what was generated, by brute force, against the threshold."""
+    alone = Answerer(recommender, AnswerConfig(k=5, beam=5, fallback=())).answer(queries, "generative").ranking
+    found = recommender.generate(
+        recommender.encode(queries, recommender.usual_action), beam=5, k=5, seen=seen_items(queries)
+    )
+    mass = np.exp(found.scores.astype(np.float64)).sum(1)
+    sure = float(np.median(mass))
+    config = AnswerConfig(k=5, beam=5, fallback=("unsure",), sure=sure)
+    answer = Answerer(recommender, config).answer(queries, "generative")
+    expected = ~found.exact & (mass < sure)
+    assert 0 < expected.sum() < 20
+    np.testing.assert_array_equal(answer.fallback, np.where(expected, 2, 0))
+    np.testing.assert_array_equal(answer.ranking.items[~expected], alone.items[~expected])
+    hybrid = Answerer(recommender, config).answer(queries, "hybrid").ranking.items
+    np.testing.assert_array_equal(answer.ranking.items[expected], hybrid[expected])
+    exact = Answerer(recommender, replace(config, exact=True)).answer(queries, "generative")
+    assert not exact.fallback.any()
+    assert exact.ranking.exact.all()
+
+
+def test_new_items_that_are_near_make_the_hybrid_answer(recommender, queries, monkeypatch):
+    states = recommender.encode(queries, recommender.usual_action)
+    config = AnswerConfig(k=5, beam=20, fallback=("new",))
+    nearest = Answerer(recommender, config).index.search(recommender.query_vectors(states), 5, seen_items(queries))
+    counts = np.ones_like(recommender.train_counts)
+    counts[nearest.items[3, 4]] = 0
+    monkeypatch.setattr(recommender, "train_counts", counts)
+    answer = Answerer(recommender, config).answer(queries, "generative")
+    np.testing.assert_array_equal(answer.fallback == 3, (counts[nearest.items] == 0).any(1))
+    assert answer.fallback[3] == 3
+
+
+@pytest.mark.parametrize("mode", ["generative", "ann", "hybrid"])
+def test_lists_of_distinct_values_are_filled_from_below(recommender, dataset, queries, mode):
+    """Against a walk down the list of all items; the beam widens where a list would be short."""
+    fields = replace(dataset.item_fields, names=("maker",), values=(2 + np.arange(dataset.num_items) % 7)[:, None])
+    everything = Answerer(recommender, AnswerConfig(k=len(recommender.candidates), beam=10**9))
+    whole = everything.answer(queries, mode).ranking
+    config = AnswerConfig(k=6, beam=6, distinct="maker", fallback=())
+    ranking = Answerer(recommender, config, fields).answer(queries, mode).ranking
+    for row in range(20):
+        makers = set()
+        walked = [item for item in whole.items[row] if not (item % 7 in makers or makers.add(item % 7))]
+        assert len({item % 7 for item in ranking.items[row]}) == 6
+        if ranking.exact is not None and ranking.exact[row]:
+            assert ranking.items[row].tolist() == walked[:6]
+    with pytest.raises(InputError, match="no single-value column 'brand'; there are: maker"):
+        Answerer(recommender, AnswerConfig(distinct="brand"), fields)
+    with pytest.raises(InputError, match="need the columns of the items"):
+        Answerer(recommender, config)
+
+
+def test_the_rule_of_fusion_is_the_best_on_validation_unless_named(recommender, queries, monkeypatch):
+    best, _, worst = recommender.fusions
+    assert list(recommender.fusions.values()) == sorted(recommender.fusions.values(), reverse=True)
+    ways = {
+        rule: Answerer(recommender, AnswerConfig(k=5, fusion=rule)).answer(queries, "hybrid").ranking.items
+        for rule in ("auto", "learned", "linear", "rrf")
+    }
+    np.testing.assert_array_equal(ways["auto"], ways[best])
+    assert not np.array_equal(ways["auto"], ways[worst])
+    assert not np.array_equal(ways["linear"], ways["rrf"])
+    monkeypatch.setattr(recommender, "fusions", {"rrf": 0.2, "learned": 0.1})
+    np.testing.assert_array_equal(
+        Answerer(recommender, AnswerConfig(k=5)).answer(queries, "hybrid").ranking.items, ways["rrf"]
     )
 
 
@@ -288,6 +376,9 @@ def test_a_budget_gives_every_action_its_places(recommender, queries):
         ({"budget": (("click", 0),)}, "must name each action once, with at least one place"),
         ({"budget": (("click", 5), ("click", 5))}, "must name each action once"),
         ({"budget": (("click", 7),)}, "The budget has 7 places, but k=10"),
+        ({"fallback": ("long",)}, "Unknown reason to fall back 'long': use any of short, unsure, new"),
+        ({"sure": 1.5}, r"sure=1\.5 must be a probability"),
+        ({"fusion": "sum"}, "Unknown rule of fusion 'sum': use one of learned, linear, rrf"),
     ],
 )
 def test_budgets_and_weights_that_cannot_be(settings, message):

@@ -13,6 +13,10 @@ def test_counts_equal_a_count_by_hand(road):
     assert description.cold_items == dataset.num_items - len(trained)
     assert description.cold_candidates == len(set(dataset.candidates.tolist()) - trained)
     assert description.train_events == int((dataset.train_end - log.offsets[:-1]).sum())
+    assert description.held_out_items == 0
+    for split, queries in dataset.queries.items():
+        asked = [set(queries.target_items[slice(*queries.target_offsets[q : q + 2])]) for q in range(len(queries))]
+        assert description.cold_queries[split] == sum(bool(targets - trained) for targets in asked)
     for code, name in enumerate(dataset.action_names):
         assert description.actions[name] == int(np.sum(log.actions == code))
     assert description.item_fields == dict(zip(dataset.item_fields.names, dataset.item_fields.sizes, strict=True))

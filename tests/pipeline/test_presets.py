@@ -42,7 +42,7 @@ def test_a_preset_trains_generates_and_is_compared(road, name, tmp_path, succeed
     for answer in map(json.loads, answers):
         assert len(set(answer["items"])) == 10
     compared = tmp_path / "compare.json"
-    succeeded("compare", *data, "--beam", "10", "--json", compared)
+    succeeded("compare", *data, "--beam", "10", "--baselines", "popularity", "--no-latencies", "--json", compared)
     modes = json.loads(Path(compared).read_text())["modes"]
     expected = {"popularity"}
     expected |= {"generative"} if preset.code_weight else set()

@@ -11,7 +11,8 @@ from semid.data.dataset import Dataset
 from semid.errors import InputError
 from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import recommending as module
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import Answerer
 from semid.pipeline.histories import QueryBatch, queries_of_split
 from semid.pipeline.recommending import recommend, write_recommendations
 from semid.pipeline.resultfiles import write_rows

@@ -18,7 +18,6 @@ from semid.errors import InputError
 from semid.generative.config import ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
-from semid.pipeline import comparing
 from semid.pipeline.answering import Answerer
 from semid.pipeline.comparing import compare_modes
 from semid.pipeline.sweep import run as sweep_run
@@ -41,14 +40,6 @@ CONFIG = SweepConfig(
 # Two runs, for what need not be seen along whole axes.
 SHORT = replace(CONFIG, axes={"depth": (1, 2)}, seeds=(0,), keep_models=False)
 NAMES = ("width=8", "base", "width=32", "negatives=4", "data=0.5")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_timed_queries() -> Iterator[None]:
-    """A study tells no latency, so that it need not be measured well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "_LATENCY_QUERIES", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,13 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.errors import InputError
-from semid.evaluation.metrics import Targets, query_metrics
+from semid.evaluation.metrics import query_metrics
+from semid.evaluation.targets import Targets
 from semid.generative.config import FEATURES, ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
-from semid.pipeline.answering import AnswerConfig, Answerer
+from semid.pipeline.answer import AnswerConfig
+from semid.pipeline.answering import MODES, Answerer
 from semid.pipeline.fitting import COOCCURRENCE, chosen_embeddings, fit_tokenizer
 from semid.pipeline.training import content_features, train_recommender
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
@@ -38,8 +40,8 @@ def ndcg(recommender: GenerativeRecommender, dataset: Dataset, mode: str) -> flo
 def test_the_weights_are_fitted_on_validation(dataset, tokenizer):
     """Fitted weights make what came next more probable, and rank it higher, than the heads alone."""
     recommender = train_recommender(dataset, tokenizer, SMALL, ONCE, None)
-    assert set(recommender.weights) == {"generative", "ann", "hybrid"}
-    fitted = {mode: ndcg(recommender, dataset, mode) for mode in recommender.weights}
+    assert set(recommender.weights) == {"generative", "ann", "hybrid", "linear"}
+    fitted = {mode: ndcg(recommender, dataset, mode) for mode in MODES}
     recommender.weights = {}
     for mode, value in fitted.items():
         assert value > 0.98 * ndcg(recommender, dataset, mode)
@@ -55,6 +57,8 @@ def test_a_saved_model_answers_as_the_trained_one(dataset, tokenizer, tmp_path):
     }
     assert loaded.artifact.settings == {"epochs": 1}
     assert (loaded.weights, loaded.usual_action) == (trained.weights, "click")
+    assert list(loaded.fusions.items()) == list(trained.fusions.items())
+    np.testing.assert_array_equal(loaded.train_counts, dataset.train_counts)
     queries = dataset.queries["test"]
     for mode in ("generative", "ann", "hybrid"):
         one, other = (Answerer(model, AnswerConfig()).answer(queries, mode).ranking for model in (trained, loaded))
@@ -65,7 +69,7 @@ def test_without_validation_queries_nothing_is_fitted_and_the_action_is_any(data
     nobody = dataset.queries["valid"].select(np.empty(0, np.int64))
     blind = replace(dataset, queries={**dataset.queries, "valid": nobody})
     recommender = train_recommender(blind, tokenizer, SMALL, ONCE, None)
-    assert (recommender.weights, recommender.usual_action) == ({}, "any")
+    assert (recommender.weights, recommender.fusions, recommender.usual_action) == ({}, {}, "any")
 
 
 @pytest.mark.parametrize(("off", "mode"), [("contrastive_weight", "generative"), ("code_weight", "ann")])

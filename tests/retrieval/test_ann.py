@@ -1,6 +1,5 @@
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -81,16 +80,6 @@ def test_recall_is_the_share_of_the_exact_list() -> None:
     assert index.recall_against_exact(np.array([[1.0]]), shuffled, 2) == 0.5
 
 
-@pytest.mark.parametrize(
-    ("count", "factory"),
-    [(50_000, "Flat"), (65_536, "IVF1024,Flat"), (1_000_000, "IVF4096,Flat"), (10_000_000, "IVF16384_HNSW32,SQ8")],
-)
-def test_automatic_choice(count: int, factory: str) -> None:
-    assert auto_factory(count) == factory
-    faiss: Any = pytest.importorskip("faiss")
-    assert faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT).d == 8
-
-
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
 def test_save_and_load(tmp_path: Path, factory: str) -> None:
     index = AnnIndex.build(VECTORS, ROWS, factory)
@@ -106,7 +95,7 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
     AnnIndex.build(VECTORS, ROWS).save(tmp_path)
     with pytest.raises(InputError, match="width 16, not 32"):
         AnnIndex.load(tmp_path, dim=32)
-    save_file({"item_rows": np.arange(3)}, tmp_path / ROWS_NAME, metadata={"factory": "Flat"})
+    save_file({"item_rows": np.arange(3)}, tmp_path / ROWS_NAME, metadata={"factory": "Flat", "num_built": "3"})
     with pytest.raises(InputError, match="800 vectors but 3 item rows"):
         AnnIndex.load(tmp_path)
     save_file({"item_rows": np.arange(800)}, tmp_path / ROWS_NAME)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from semid.data.building.arrays import ArrayWriter
-from semid.data.events import LATEST_TIME, TIME_MISSING
+from semid.data.events import LATEST_TIME, TIME_MISSING, going_back
 from semid.errors import InputError
 
 _EVENT_TYPES = {"items": np.int32, "actions": np.int8, "times": np.int64, "offsets": np.int64}
@@ -87,10 +87,7 @@ class EventsWriter:
                 f"An event of {self._owner(ends, late[0])} has time {times[late[0]]}, in Unix seconds after the year "
                 "5000: these look like milliseconds; give seconds."
             )
-        users = np.searchsorted(ends, known, side="right")
-        backwards = np.flatnonzero((np.diff(times[known]) < 0) & (users[1:] == users[:-1]))
-        if len(backwards):
-            first, second = known[backwards[0]], known[backwards[0] + 1]
+        for first, second in going_back(times, ends)[:1]:
             raise InputError(
                 f"The events of {self._owner(ends, first)} go back in time, from {times[first]} to "
                 f"{times[second]}: sort each user's events by time."

@@ -11,7 +11,7 @@ import numpy as np
 from semid.evaluation.over_seeds import mean_over_seeds
 from semid.evaluation.plotting import Curve, Panel
 from semid.evaluation.power_law import NoFit, PowerLaw, fit_power_law
-from semid.pipeline.comparing import POPULARITY
+from semid.pipeline.baselines import POPULARITY
 from semid.pipeline.sweep.axes import AXES, Series
 from semid.pipeline.sweep.run import METRICS, SPLIT, RunResult
 

@@ -17,7 +17,8 @@ from semid.evaluation.comparison import Comparison
 from semid.generative.recommender import KIND, GenerativeRecommender
 from semid.generative.train import TrainConfig, changed_settings
 from semid.pipeline.answering import Answerer
-from semid.pipeline.comparing import compare_modes
+from semid.pipeline.baselines import POPULARITY
+from semid.pipeline.comparing import Rivals, compare_modes
 from semid.pipeline.sweep.axes import SweepPoint
 from semid.pipeline.training import checkpoint_of, train_recommender
 from semid.progress import Progress
@@ -138,7 +139,13 @@ class SweepRun:
         except InputError as error:
             raise InputError(f"Run {self.name} with seed {self.train.seed}: {error}") from None
         comparison = compare_modes(
-            Answerer(recommender), dataset, SPLIT, max_queries=self.max_queries, progress=progress
+            Answerer(recommender),
+            dataset,
+            SPLIT,
+            max_queries=self.max_queries,
+            rivals=Rivals(baselines=(POPULARITY,)),
+            timed=False,
+            progress=progress,
         )
         result = self._result(recommender, comparison, settings)
         _write(self.folder / _RESULT, asdict(result))
