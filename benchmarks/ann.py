@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="graphs of any size")
     parser.add_argument("--no-peers", action="store_true", help="semid alone")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: on a machine that others use too")
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: on a machine that others use too"
+    )
     settings = parser.parse_args()
     with equal_threads(settings.threads):
         rows = [row for kind in settings.vectors or KINDS for row in measured(kind, settings)]
@@ -127,7 +129,9 @@ def ours(items: np.ndarray, factory: str, settings: argparse.Namespace) -> Itera
     name = f"semid {factory}{'*' if factory == auto_factory(len(items)) else ''}"
     lists = None if factory == EXACT else faiss.try_extract_index_ivf(index.index)
     default = 0 if lists is None else lists.nprobe
-    for probes in sorted({default // 4, default // 2, default, min(2 * default, lists.nlist)} - {0}) if lists else (0,):
+    for probes in (
+        sorted({default // 4, default // 2, default, min(2 * default, lists.nlist)} - {0}) if lists else (0,)
+    ):
         if lists is not None:
             lists.nprobe = probes
         setting = "" if lists is None else f"{probes} probes{', the default' if probes == default else ''}"

@@ -198,6 +198,8 @@ class AnnIndex(ItemIndex):
 
 def _first_shown(items: np.ndarray, scores: np.ndarray, hidden: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The first k columns that are not hidden, in order, padded with -1 and -inf."""
+    if items.shape[1] == k and not hidden.any():
+        return items, scores
     order = np.argsort(hidden, axis=1, kind="stable")[:, :k]
     gone = np.take_along_axis(hidden, order, axis=1)
     items = np.where(gone, -1, np.take_along_axis(items, order, axis=1))

@@ -1,5 +1,7 @@
 """Which index a catalogue gets: exact search while that is quick, then inverted lists."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -22,7 +24,7 @@ def auto_factory(num_items: int, device: str | torch.device = "cpu") -> str:
 
 def num_lists(num_items: int) -> int:
     """Inverted lists for so many items: about four times their square root, as Faiss's guide has it."""
-    return 1 << round(np.log2(4 * np.sqrt(num_items)))
+    return 1 << round(math.log2(4 * math.sqrt(num_items)))
 
 
 def build_index(

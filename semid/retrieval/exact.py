@@ -102,11 +102,13 @@ def _search_block(
         if hidden is not None:
             _hide(scores, hidden, low)
         kept, kept_scores, _ = best_positions(scores, k)
-        # Kept positions of earlier blocks come first, so the merged list is in order of position again.
-        merged_scores = torch.cat([best_scores, kept_scores], dim=1)
-        merged = torch.cat([best, kept + low], dim=1)
-        again, best_scores, _ = best_positions(merged_scores, k)
-        best = merged.gather(1, again)
+        kept = kept + low
+        if low:
+            # Those of earlier blocks come first, so the merged list is in order of position again.
+            merged = torch.cat([best, kept], dim=1)
+            again, kept_scores, _ = best_positions(torch.cat([best_scores, kept_scores], dim=1), k)
+            kept = merged.gather(1, again)
+        best, best_scores = kept, kept_scores
     return best, best_scores
 
 
