@@ -79,13 +79,11 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="graphs of any size")
     parser.add_argument("--no-peers", action="store_true", help="semid alone")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: on a machine that others use too"
-    )
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: where others compute too")
     settings = parser.parse_args()
     with equal_threads(settings.threads):
         rows = [row for kind in settings.vectors or KINDS for row in measured(kind, settings)]
-    Console(width=170).print(table_of(rows, settings))
+    Console(width=190).print(table_of(rows, settings))
     versions = {"torch": torch.__version__, "faiss": faiss.__version__}
     hardware = {"machine": platform.machine(), "threads": settings.threads, "clock": settings.clock}
     print(json.dumps({"benchmark": "ann", **hardware, **versions, "rows": [vars(row) for row in rows]}))
@@ -112,11 +110,10 @@ def measured(kind: str, settings: argparse.Namespace) -> Iterator[Row]:
 def systems(items: np.ndarray, settings: argparse.Namespace) -> Iterator[System]:
     """Exact search first, then what approximates it, then the peers; none is kept while the next is built."""
     yield from ours(items, EXACT, settings)
-    lists = num_lists(len(items))
-    with_graph = settings.slow or len(items) <= _GRAPH_UNTIL
-    wanted = [f"IVF{lists},SQfp16", f"IVF{lists},PQ{settings.width // 2}x4fs,RFlat", *settings.factory]
-    for factory in wanted:
+    lists, width = f"IVF{num_lists(len(items))}", items.shape[1]
+    for factory in (f"{lists},PQ{width}x4fs,Refine(SQfp16)", f"{lists},SQfp16", *settings.factory):
         yield from ours(items, factory, settings)
+    with_graph = settings.slow or len(items) <= _GRAPH_UNTIL
     for name in () if settings.no_peers else ("Flat", "HNSW32") if with_graph else ("Flat",):
         index, seconds = timed(partial(plain_faiss, items, name), settings)
         size = len(faiss.serialize_index(index))
@@ -126,16 +123,20 @@ def systems(items: np.ndarray, settings: argparse.Namespace) -> Iterator[System]
 def ours(items: np.ndarray, factory: str, settings: argparse.Namespace) -> Iterator[System]:
     """One of semid's; where it has inverted lists, also at fewer and at more probes than it uses by default."""
     index, seconds = timed(partial(build_index, items, factory=factory), settings)
-    name = f"semid {factory}{'*' if factory == auto_factory(len(items)) else ''}"
+    name = f"semid {factory}{'*' if factory == auto_factory(*items.shape) else ''}"
+
+    def search(queries: np.ndarray, k: int) -> np.ndarray:
+        return index.search(queries, k).items
+
     lists = None if factory == EXACT else faiss.try_extract_index_ivf(index.index)
-    default = 0 if lists is None else lists.nprobe
-    for probes in (
-        sorted({default // 4, default // 2, default, min(2 * default, lists.nlist)} - {0}) if lists else (0,)
-    ):
-        if lists is not None:
-            lists.nprobe = probes
-        setting = "" if lists is None else f"{probes} probes{', the default' if probes == default else ''}"
-        yield System(name, setting, lambda queries, k: index.search(queries, k).items, index.nbytes, seconds)
+    if lists is None:
+        yield System(name, "", search, index.nbytes, seconds)
+        return
+    default = lists.nprobe
+    for times in (0.25, 0.5, 1, 2):
+        lists.nprobe = min(round(default * times), lists.nlist)
+        setting = f"{lists.nprobe} probes{', the default' if times == 1 else ''}"
+        yield System(name, setting, search, index.nbytes, seconds)
 
 
 def plain_faiss(items: np.ndarray, factory: str) -> Any:

@@ -30,7 +30,8 @@ def item_index(recommender: GenerativeRecommender, factory: str = AUTO) -> ItemI
         InputError: see :func:`build_index`.
     """
     rows, device = recommender.candidates, str(recommender.catalogue.codes.device)
-    chosen = auto_factory(len(rows), device) if factory == AUTO else factory
+    width = recommender.item_vectors.shape[1]
+    chosen = auto_factory(len(rows), width, device) if factory == AUTO else factory
     model = None if chosen == EXACT or len(rows) <= EXACT_UNTIL else recommender.artifact
     saved = None if model is None else _saved(model, factory, rows, device)
     if saved is not None:

@@ -119,7 +119,7 @@ class AnnIndex(ItemIndex):
         scores = np.full((len(queries), k), -np.inf, np.float32)
         open_queries = np.arange(len(queries))
         total = int(self.index.ntotal)
-        fetch = min(total, k if seen is None else 2 * k)
+        fetch = min(total, k if seen is None and not self.hidden else 2 * k)
         while len(open_queries):
             found, found_scores = self._fetch(queries[open_queries], fetch)
             hidden = found < 0

@@ -12,7 +12,9 @@ from semid.errors import InputError
 
 logger = logging.getLogger(__name__)
 # Training vectors a list: more make the lists no better, only slower to learn.
-_VECTORS_A_LIST = 64
+_VECTORS_A_LIST = 40
+# Candidates, times the results wanted, that are compared again where vectors are compressed and kept besides.
+_REFINED = 8
 # The most results, and lists, that Faiss's GPU indexes can be asked for.
 _GPU_MOST = 2048
 
@@ -36,6 +38,9 @@ def make(vectors: np.ndarray, factory: str) -> Any:
         lists.nprobe = default_probes(lists.nlist)
         lists.cp.max_points_per_centroid = _VECTORS_A_LIST
         lists.cp.min_points_per_centroid = 1  # no warning on stderr; too few for a list each is an error
+    refined = faiss.downcast_index(index)
+    if isinstance(refined, faiss.IndexRefine):
+        refined.k_factor = _REFINED
     try:
         index.train(vectors)
         index.add(vectors)
@@ -73,8 +78,9 @@ def _params(index: Any, share: float, count: int) -> Any:
         inner = _params(index.index, share, count)
         return inner and faiss.SearchParametersPreTransform(index_params=inner)
     if isinstance(index, faiss.IndexRefine):
-        inner = _params(index.base_index, share, count)
-        return inner and faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=inner)
+        factor = min(float(index.k_factor), 1 / share)
+        inner = _params(index.base_index, factor * share, math.ceil(factor * count))
+        return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=inner)
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(nprobe=_probes(index, share))
     if isinstance(index, faiss.IndexHNSW):

@@ -18,7 +18,7 @@ VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 QUERIES = GENERATOR.normal(size=(12, 16)).astype(np.float32)
 ROWS = GENERATOR.permutation(2000)[:800]
 FORGETTING = ("IVF16,Flat", "IVF16,SQfp16", "PCA16,IVF8,Flat")
-KINDS = (*FORGETTING, "Flat", "SQ8", "HNSW16", "IVF8,PQ8x4fs,RFlat", "PCA16,HNSW16")
+KINDS = (*FORGETTING, "Flat", "SQ8", "HNSW16", "IVF8,PQ16x4fs,Refine(SQfp16)", "PCA16,HNSW16")
 
 
 def _probe_all(index: AnnIndex) -> None:

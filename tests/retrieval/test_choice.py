@@ -19,16 +19,17 @@ def test_lists_are_a_power_of_two_near_four_times_the_root(count: int, lists: in
 
 
 def test_small_catalogues_are_searched_exactly_and_large_ones_by_lists() -> None:
-    assert auto_factory(EXACT_UNTIL) == "exact"
-    assert auto_factory(EXACT_UNTIL + 1).startswith(f"IVF{num_lists(EXACT_UNTIL + 1)},")
-    assert auto_factory(1_000_000).startswith("IVF4096,")
-    assert auto_factory(1_000_000, "cuda") == "exact"
+    assert auto_factory(EXACT_UNTIL, 64) == "exact"
+    assert auto_factory(EXACT_UNTIL + 1, 64).startswith(f"IVF{num_lists(EXACT_UNTIL + 1)},")
+    assert auto_factory(1_000_000, 64) == "IVF4096,PQ64x4fs,Refine(SQfp16)"
+    assert auto_factory(1_000_000, 64, "cuda") == "exact"
+    assert auto_factory(100_000_000, 64, "cuda") == "IVF32768,SQfp16"  # Faiss has no fast scan on GPUs
 
 
 @pytest.mark.parametrize("count", [EXACT_UNTIL + 1, 1_000_000, 100_000_000])
 def test_faiss_knows_what_is_chosen(count: int) -> None:
     faiss: Any = pytest.importorskip("faiss")
-    assert faiss.index_factory(64, auto_factory(count), faiss.METRIC_INNER_PRODUCT).d == 64
+    assert faiss.index_factory(64, auto_factory(count, 64), faiss.METRIC_INNER_PRODUCT).d == 64
 
 
 def test_kinds() -> None:
