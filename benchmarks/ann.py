@@ -21,7 +21,7 @@ import item_vectors
 import numpy as np
 import torch
 from item_vectors import Vectors
-from measuring import equal_threads, tell
+from measuring import equal_threads, short, tell
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +52,7 @@ class System:
 
 @dataclass(frozen=True)
 class Row:
-    """A system at a setting. Times are milliseconds a query by batch, ``time_shares`` those over exact search's."""
+    """A system at a setting. Times are milliseconds a query by batch, ``time_shares`` over those of exact search."""
 
     vectors: str
     items: int
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--items", type=numbers, default=(10_000, 100_000, 1_000_000), metavar="N,…")
     parser.add_argument("--vectors", choices=tuple(KINDS), action="append", help="a kind; both without it")
     parser.add_argument("--factory", action="append", default=[], help="one more of semid's, such as HNSW16,SQ8")
-    parser.add_argument("--batches", type=numbers, default=(1, 64, 1024), metavar="N,…")
+    parser.add_argument("--batches", type=numbers, default=(1, 64), metavar="N,…")
     parser.add_argument("--queries", type=int, default=2048)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--slow", action="store_true", help="graphs of any size")
@@ -83,7 +83,7 @@ def main() -> None:
     settings = parser.parse_args()
     with equal_threads(settings.threads):
         rows = [row for kind in settings.vectors or KINDS for row in measured(kind, settings)]
-    Console(width=190).print(table_of(rows, settings))
+    Console(width=200).print(table_of(rows, settings))
     versions = {"torch": torch.__version__, "faiss": faiss.__version__}
     hardware = {"machine": platform.machine(), "threads": settings.threads, "clock": settings.clock}
     print(json.dumps({"benchmark": "ann", **hardware, **versions, "rows": [vars(row) for row in rows]}))
@@ -94,27 +94,26 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def measured(kind: str, settings: argparse.Namespace) -> Iterator[Row]:
-    """All systems at all sizes, exact search first; uniform vectors at the largest size alone."""
+    """All systems at all sizes, exact search first; of uniform vectors the largest size, and ours that is chosen."""
     for num_items in settings.items if kind == "trained" else (max(settings.items),):
         vectors = KINDS[kind](num_items, settings.width, settings.queries)
+        lists = f"IVF{num_lists(num_items)}"
+        factories = [EXACT, f"{lists},PQ{settings.width}x4fs,Refine(SQfp16)", *settings.factory]
         exact, truth = None, np.empty(0)
-        for system in systems(vectors.items, settings):
-            found = system.search(vectors.queries, MORE)
-            truth = found if exact is None else truth
-            row = row_of(kind, system, vectors, found, truth, exact, settings)
-            exact = exact or row
-            tell(f"  {kind} {num_items:,} {row.system} {row.setting}: {row.hit_share:.3f} {row.milliseconds}")
-            yield row
+        for factory in factories if kind == "uniform" else [*factories, f"{lists},SQfp16"]:
+            for system in ours(vectors.items, factory, settings):
+                truth = truth if exact else system.search(vectors.queries, MORE)
+                row = row_of(kind, system, vectors, truth, exact, settings)
+                exact = exact or row
+                yield row
+        for system in peers(vectors.items, settings) if kind == "trained" else ():
+            yield row_of(kind, system, vectors, truth, exact, settings)
 
 
-def systems(items: np.ndarray, settings: argparse.Namespace) -> Iterator[System]:
-    """Exact search first, then what approximates it, then the peers; none is kept while the next is built."""
-    yield from ours(items, EXACT, settings)
-    lists, width = f"IVF{num_lists(len(items))}", items.shape[1]
-    for factory in (f"{lists},PQ{width}x4fs,Refine(SQfp16)", f"{lists},SQfp16", *settings.factory):
-        yield from ours(items, factory, settings)
-    with_graph = settings.slow or len(items) <= _GRAPH_UNTIL
-    for name in () if settings.no_peers else ("Flat", "HNSW32") if with_graph else ("Flat",):
+def peers(items: np.ndarray, settings: argparse.Namespace) -> Iterator[System]:
+    """Faiss itself."""
+    graph = () if len(items) > _GRAPH_UNTIL and not settings.slow else ("HNSW32",)
+    for name in () if settings.no_peers else ("Flat", *graph):
         index, seconds = timed(partial(plain_faiss, items, name), settings)
         size = len(faiss.serialize_index(index))
         yield System(f"faiss {name}", "", lambda queries, k, peer=index: peer.search(queries, k)[1], size, seconds)
@@ -148,15 +147,11 @@ def plain_faiss(items: np.ndarray, factory: str) -> Any:
 
 
 def row_of(
-    kind: str,
-    system: System,
-    vectors: Vectors,
-    found: np.ndarray,
-    truth: np.ndarray,
-    exact: Row | None,
-    settings: argparse.Namespace,
+    kind: str, system: System, vectors: Vectors, truth: np.ndarray, exact: Row | None, settings: argparse.Namespace
 ) -> Row:
-    hit_rate = float((found[:, :K] == vectors.targets[:, None]).any(1).mean())
+    """What a system finds and how long it takes, beside exact search."""
+    found = system.search(vectors.queries, K)
+    hit_rate = float((found == vectors.targets[:, None]).any(1).mean())
     milliseconds = {}
     for batch in settings.batches:
         taken = latency(
@@ -167,20 +162,22 @@ def row_of(
             clock=CLOCKS[settings.clock],
         )
         milliseconds[batch] = taken.median / min(batch, len(vectors.queries))
-    return Row(
+    row = Row(
         vectors=kind,
         items=len(vectors.items),
         system=system.name,
         setting=system.setting,
         hit_rate=hit_rate,
-        recall_10=recall(found[:, :K], truth[:, :K]),
-        recall_100=recall(found, truth),
+        recall_10=recall(found, truth[:, :K]),
+        recall_100=recall(system.search(vectors.queries, MORE), truth),
         milliseconds=milliseconds,
         bytes_per_item=system.num_bytes / len(vectors.items),
         build_seconds=system.build_seconds,
         hit_share=1.0 if exact is None else hit_rate / exact.hit_rate,
         time_shares=None if exact is None else {b: ms / exact.milliseconds[b] for b, ms in milliseconds.items()},
     )
+    tell(f"  {kind} {row.items:,} {row.system} {row.setting}: {row.hit_share:.3f} {short(milliseconds)}")
+    return row
 
 
 def recall(found: np.ndarray, truth: np.ndarray) -> float:
@@ -195,8 +192,8 @@ def timed(build: Callable[[], Any], settings: argparse.Namespace) -> tuple[Any, 
 def table_of(rows: list[Row], settings: argparse.Namespace) -> Table:
     table = Table(title=f"{settings.width} wide, {settings.queries:,} queries, k = {K}, {settings.threads} thread(s)")
     names = ("vectors", "items", "system", "setting", "HR@10", "of exact", "recall@10", "recall@100")
-    for name in (*names, *(f"ms, batch {batch}" for batch in settings.batches), "bytes/item", "build s"):
-        table.add_column(name)
+    for name in (*names, *(f"ms of {batch}" for batch in settings.batches), "bytes/item", "build s"):
+        table.add_column(name, no_wrap=True)
     for row in rows:
         shares = row.time_shares or {}
         times = [f"{ms:.3f} ({shares[b]:.0%})" if b in shares else f"{ms:.3f}" for b, ms in row.milliseconds.items()]
