@@ -11,7 +11,7 @@ from semid.evaluation.targets import Targets
 from semid.pipeline.answering import Answerer
 from semid.progress import Progress
 from semid.ranking import Ranking
-from semid.retrieval.choice import auto_factory, num_lists
+from semid.retrieval.choice import auto_factory, build_index, num_lists
 from semid.retrieval.exact_index import EXACT
 
 BEAMS = (10, 20, 50, 100, 200, 500)
@@ -72,6 +72,10 @@ def trade_offs(
     for done, (mode, setting, changes) in enumerate(tried, 1):
         plain = {"k": k, "beam": max(k, answerer.config.beam), "fallback": (), "exact": False, "budget": ()}
         other = answerer.with_settings(**{**plain, **changes})
+        if mode == "ann":  # built for the occasion: the one beside the model stays
+            recommender = other.recommender
+            rows, vectors = recommender.candidates, recommender.item_vectors
+            other.index = build_index(vectors[rows], rows, other.config.factory, recommender.catalogue.codes.device)
         points.append(_measured(other, mode, setting, queries, targets))
         if progress:
             progress("trade off", done, len(tried))
