@@ -3,6 +3,7 @@
 import importlib
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,17 @@ def make(vectors: np.ndarray, factory: str) -> Any:
     """
     faiss = _faiss()
     try:
+        if re.search(r"(HNSW|NSG)[01](?!\d)", factory):  # Faiss would end the process, or never end
+            raise RuntimeError("a graph needs two links or more an item")
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None and lists.nlist < 1:
+            raise RuntimeError("it has no lists")
     except (RuntimeError, TypeError) as error:
         raise InputError(
             f"Faiss cannot make an index {factory!r} for width {vectors.shape[1]} ({reason(error)}): "
             "use a Faiss factory string such as Flat, HNSW32 or IVF1024,Flat."
         ) from None
-    lists = faiss.try_extract_index_ivf(index)
     if lists is not None:
         lists.nprobe = default_probes(lists.nlist)
         lists.cp.max_points_per_centroid = _VECTORS_A_LIST
@@ -175,8 +180,9 @@ def read(path: Path) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """The last line of an error, where Faiss says what is wrong after saying where in its source."""
-    return str(error).strip().rsplit("\n", 1)[-1].rsplit("Error: ", 1)[-1] or type(error).__name__
+    """What an error says, without where in its source Faiss found it."""
+    last = str(error).strip().rsplit("\n", 1)[-1]
+    return re.sub(r".*\.(cpp|h):\d+: (Error: )?", "", last).strip() or type(error).__name__
 
 
 def _faiss() -> Any:
