@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--vectors", choices=tuple(KINDS), action="append", help="a kind; both without it")
     parser.add_argument("--factory", action="append", default=[], help="one more of semid's, such as HNSW16,SQ8")
     parser.add_argument("--batches", type=numbers, default=(1, 64), metavar="N,…")
-    parser.add_argument("--queries", type=int, default=2048)
+    parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--slow", action="store_true", help="graphs of any size")
     parser.add_argument("--no-peers", action="store_true", help="semid alone")

@@ -18,6 +18,7 @@ SMALLER = {
     "train": "--width 16 --heads 2 --kv-heads 1 --layers 1 --epochs 1",
     "synth": "--users 300 --items 150",
     "fit": "--codes 12 --svd 8",
+    "compare": "--no-latencies",
     "sweep": "--seeds 0 --epochs 1 --preset tiny --queries 50",
 }
 
@@ -48,6 +49,8 @@ def test_the_examples_run_in_a_folder_like_the_demos(inside, road, succeeded):
     Path("mine.jsonl").write_text(json.dumps({"history": dataset.item_ids[:2].tolist()}))
     items = [f"{item},{('shoes', 'hats')[row % 2]}" for row, item in enumerate(dataset.item_ids.tolist())]
     Path("items.csv").write_text("\n".join(["item_id,category", *items]))
+    lists = [{"query": row, "items": dataset.item_ids[:10].tolist()} for row in range(len(dataset.split("test")))]
+    Path("theirs.jsonl").write_text("\n".join(map(json.dumps, lists)))
     Path("sold_out.csv").write_text(f"item_id\n{dataset.item_ids[0]}")
     lines = shell_lines()
     assert len(lines) >= 13

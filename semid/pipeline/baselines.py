@@ -10,7 +10,8 @@ from semid.data.plain_queries import seen_items
 from semid.errors import InputError
 from semid.generative.catalogue import Catalogue
 from semid.ranking import Ranking
-from semid.retrieval.neighbours import ContentNeighbours, followers_ranking, item_knn
+from semid.retrieval.content_neighbours import ContentNeighbours
+from semid.retrieval.neighbours import followers_ranking, item_knn
 from semid.retrieval.popularity import popularity_ranking
 
 POPULARITY, RECENT, ITEM_KNN, CONTENT_KNN = "popularity", "recent", "item-knn", "content-knn"

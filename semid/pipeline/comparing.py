@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -153,11 +154,11 @@ def _modes_of(answerer: Answerer, dataset: Dataset, names: Mapping[str, str]) ->
     artifact = answerer.recommender.artifact
     if artifact is not None and dataset.artifact is not None:
         artifact.require_parent("dataset", dataset.artifact)
-    structures = {"generative": _trie_cost, "ann": _index_cost}
-    costs = {mode: structures[mode](answerer) for mode in structures if mode in answerer.modes}
+    searched = {mode: _SEARCHED[mode] for mode in names}
+    costs = {part: part(answerer) for part in dict.fromkeys(chain(*searched.values()))}  # what is built is built once
     ways = {}
     for mode, name in names.items():
-        used = [costs[mode]] if mode in costs else list(costs.values())
+        used = [costs[part] for part in searched[mode]]
         ways[name] = Way(
             answer=partial(answerer.answer, mode=mode),
             index_bytes=sum(size for size, _ in used),
@@ -178,6 +179,19 @@ def _index_cost(answerer: Answerer) -> tuple[int, float]:
     began = time.perf_counter()
     index = answerer.index
     return index.nbytes, time.perf_counter() - began
+
+
+def _content_cost(answerer: Answerer) -> tuple[int, float]:
+    began = time.perf_counter()
+    index = answerer.content_index
+    return 0 if index is None else index.nbytes, time.perf_counter() - began
+
+
+_SEARCHED = {
+    "generative": (_trie_cost,),
+    "ann": (_index_cost,),
+    "hybrid": (_trie_cost, _index_cost, _content_cost),
+}
 
 
 def _given(rivals: Rivals, dataset: Dataset, queries: Queries, rows: np.ndarray, k: int) -> dict[str, ModeResult]:

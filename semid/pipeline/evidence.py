@@ -4,7 +4,7 @@ Each mode ranks its candidates by some of it, with weights of its own that are f
 users take an item again is learned that way too: nothing is filtered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from semid.generative.history_encoder import QueryStates
 from semid.generative.recommender import GenerativeRecommender
 from semid.ranking import Ranking
 from semid.retrieval.combining import Candidates, fit_weights
+from semid.retrieval.content_neighbours import ContentNeighbours
 from semid.retrieval.fusing import LINEAR, RECIPROCAL_RANKS
 from semid.retrieval.hybrid import union
 from semid.selection import is_in
@@ -25,6 +26,7 @@ from semid.selection import is_in
 GENERATIVE, DENSE, TRANSITION, ACTION = "generative", "dense", "transition", "action"
 REPEAT, RECENCY = "repeat", "recency"
 DAY_COUNT, WEEK_COUNT, FRESHNESS = "day", "week", "freshness"
+CONTENT = "content"
 COUNT, NEW, NEW_GENERATIVE, NEW_DENSE = "count", "new", "new_generative", "new_dense"
 # Without validation queries: the heads alone, and together with what follows the history.
 _POPULARITY = {DAY_COUNT: 0.0, WEEK_COUNT: 0.0, FRESHNESS: 0.0}
@@ -32,7 +34,7 @@ _BESIDE = {ACTION: 0.0, REPEAT: 0.0, RECENCY: 0.0, **_POPULARITY}
 PRIOR: Mapping[str, Mapping[str, float]] = {
     "generative": {GENERATIVE: 1.0, **_BESIDE},
     "ann": {DENSE: 1.0, **_BESIDE},
-    "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, **_BESIDE, COUNT: 0.0},
+    "hybrid": {GENERATIVE: 0.5, DENSE: 0.5, TRANSITION: 0.3, CONTENT: 0.0, **_BESIDE, COUNT: 0.0},
     LINEAR: {GENERATIVE: 0.5, DENSE: 0.5},
     RECIPROCAL_RANKS: {GENERATIVE: 1.0, DENSE: 1.0},
 }
@@ -41,6 +43,8 @@ _POSITIVE = (GENERATIVE, DENSE, TRANSITION, ACTION)
 _OF_NEW = {NEW_GENERATIVE: GENERATIVE, NEW_DENSE: DENSE}
 # Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
 JUDGED_AGAIN = 100
+# Cosines of content, times this, are as large as what the heads say.
+_CONTENT_SCALE = 10.0
 # Strengths of transitions count by their logarithm, from a strength of one in so many on.
 _STRENGTH = 20.0
 
@@ -74,6 +78,15 @@ class Past:
         return Past(items, again, different <= most)
 
 
+def content_of(recommender: GenerativeRecommender) -> ContentNeighbours | None:
+    """The content of all items, to be compared; None where nothing is known of any candidate."""
+    catalogue = recommender.catalogue
+    known = catalogue.known.cpu().numpy()
+    if not known[recommender.candidates].any():
+        return None
+    return ContentNeighbours.of(catalogue.content.float().cpu().numpy(), known)
+
+
 def of_one(
     recommender: GenerativeRecommender, queries: Queries, states: QueryStates, found: Ranking, name: str, past: Past
 ) -> Candidates:
@@ -102,11 +115,15 @@ def of_union(
     rankings: Sequence[Ranking],
     followers: int,
     past: Past,
+    content: ContentNeighbours | None,
+    code_scores: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Candidates:
     """All items of several rankings, and the past, with all evidence: none is judged by half of it.
 
     Args:
         followers: how many of the items that most often follow the history join them.
+        content: of the items, as :func:`content_of` has it.
+        code_scores: of items (Q, C), where it is not the code head that is to be asked.
     """
     after = None if recommender.transitions is None else recommender.transitions.after(queries)
     lists = [*rankings, Ranking(past.again, np.zeros(past.again.shape, np.float32))]
@@ -114,13 +131,17 @@ def of_union(
         lists.append(_unseen(after.best(followers, recommender.candidates), past.items))
     items = union(lists)
     transition = np.zeros(items.shape) if after is None else np.log1p(_STRENGTH * after.of(items).astype(np.float64))
+    codes = recommender.code_scores(states, items) if code_scores is None else code_scores(items)
+    beside = _beside(recommender, queries, states, items)
     heads = {
-        GENERATIVE: recommender.code_scores(states, items).astype(np.float64),
+        GENERATIVE: codes.astype(np.float64),
         DENSE: recommender.dense_scores(states, items).astype(np.float64),
     }
-    beside = _beside(recommender, queries, states, items)
     counts = _of_counts(recommender.train_counts, items, heads)
-    return Candidates(items=items, evidence={**heads, TRANSITION: transition, **beside, **counts})
+    like = np.zeros(items.shape)
+    if content is not None:
+        like = _CONTENT_SCALE * content.cosines(content.profiles(queries), items).astype(np.float64)
+    return Candidates(items=items, evidence={**heads, TRANSITION: transition, CONTENT: like, **beside, **counts})
 
 
 def _of_counts(counts: np.ndarray, items: np.ndarray, heads: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from semid.retrieval.combining import Candidates
 from semid.retrieval.fusing import RECIPROCAL_RANKS, by_reciprocal_rank
 
 # Where candidates come from.
-BEAMS, VECTORS, FOLLOWERS, HISTORY = "beams", "vectors", "followers", "history"
+BEAMS, VECTORS, FOLLOWERS, CONTENT, HISTORY = "beams", "vectors", "followers", "content", "history"
 
 
 def query_of(dataset: Dataset, user: int, split: str, number: int | None = None) -> Queries:
@@ -173,7 +173,9 @@ class _Explainer:
             if by_ranks:
                 items = np.array([list({*self._rows.tolist(), *chain(*self._found_by.values())})])
             listed = Ranking(items, np.zeros(items.shape, np.float32))
-            judged = evidence.of_union(recommender, self._query, states, [listed], 0, nothing_else)
+            judged = evidence.of_union(
+                recommender, self._query, states, [listed], 0, nothing_else, self._answerer.content
+            )
             return by_reciprocal_rank(judged, self._answerer.weights(way)) if by_ranks else judged
         if way == "generative":
             scores, name = recommender.code_scores(states, items), evidence.GENERATIVE
@@ -197,6 +199,9 @@ class _Explainer:
         if recommender.transitions is not None and "hybrid" in self._answers:
             followers = recommender.transitions.after(self._query).best(config.beam, recommender.candidates).items
             found[FOLLOWERS] = np.where(np.isin(followers, past.items), -1, followers)
+        if "hybrid" in self._answers:
+            for ranking in self._answerer.like_history(self._query, past):
+                found[CONTENT] = ranking.items
         return {name: _places(items[0]) for name, items in found.items()}
 
     @cached_property

@@ -40,8 +40,9 @@ class ListedItem:
         log_probs: log p(code | codes before) of each code; empty where the model was not trained to generate.
         cosine: of the vectors of user and item; None where the model was not trained to retrieve.
         evidence: by mode, weight times value of each kind of evidence; their sum is what the mode ranks it by.
-        found_by: where it came from: its place among the ``beams``, the nearest ``vectors`` and the ``followers`` of
-            the history, none of which looks at the history itself, and in that, of what was taken last the first.
+        found_by: where it came from: its place among the ``beams``, the nearest ``vectors``, the ``followers`` of
+            the history and what is like it by ``content``, none of which looks at the history itself, and in that, of
+            what was taken last the first.
         shared: number of codes, from the first on, that it shares with ``like``.
         like: the item of the history that shares most codes with it, the latest of equals; None if none shares any.
         follows: the item of the history that it follows most strongly in training; None if it follows none.

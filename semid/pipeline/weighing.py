@@ -76,7 +76,10 @@ def candidates_by_mode(
         for mode, ranking in lists.items()
     }
     if hybrid and len(lists) == 2:
-        candidates["hybrid"] = evidence.of_union(recommender, queries, states, list(lists.values()), count, past)
+        content, union = evidence.content_of(recommender), list(lists.values())
+        if content is not None:
+            union.append(content.ranking(queries, rows, count, past.items))
+        candidates["hybrid"] = evidence.of_union(recommender, queries, states, union, count, past, content)
     return candidates
 
 

@@ -1,9 +1,7 @@
-"""Item-to-item neighbours: the baselines that every learned recommender is measured against.
+"""Item-kNN: the items that the same users took, a baseline that every learned recommender is measured against.
 
-Legend: N items, Q queries, k results, D width.
+Legend: N items, Q queries, k results.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,14 +9,11 @@ import scipy.sparse as sp
 from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.data.transitions import Transitions, strongest
-from semid.errors import InputError
 from semid.ranking import Ranking
-from semid.retrieval.exact import exact_search
 from semid.selection import is_in
 
 _NEIGHBOURS = 200
 _BLOCK_ITEMS = 1 << 13
-_DECAY = 0.7
 
 
 def item_knn(dataset: Dataset) -> Transitions:
@@ -63,49 +58,3 @@ def followers_ranking(
     return Ranking.padded(
         np.take_along_axis(items, order, axis=1), np.take_along_axis(found.scores, order, axis=1), k
     )
-
-
-@dataclass(frozen=True, eq=False)
-class ContentNeighbours:
-    """Items by what they are alone, whoever took them.
-
-    Attributes:
-        vectors: (N, D) float32 unit vectors, zeros where an item has none.
-    """
-
-    vectors: np.ndarray
-
-    @staticmethod
-    def of(content: np.ndarray, known: np.ndarray) -> "ContentNeighbours":
-        """From vectors (N, D) of any length, and (N,) bool which items have one."""
-        vectors = np.where(known[:, None], content, 0).astype(np.float32)
-        return ContentNeighbours(
-            vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        )
-
-    def ranking(self, queries: Queries, candidates: np.ndarray, k: int, seen: np.ndarray | None = None) -> Ranking:
-        """The k candidates whose content is most like that of the history, by cosine, later events weighing more.
-
-        Args:
-            candidates, seen: as in :func:`followers_ranking`.
-
-        Raises:
-            InputError: no candidate has content.
-        """
-        rows = candidates[self.vectors[candidates].any(1)]
-        if not len(rows):
-            raise InputError("No candidate has content to be compared by: use embeddings that items have.")
-        wanted = _profiles(queries, len(self.vectors)) @ self.vectors
-        found = exact_search(wanted, self.vectors[rows], k, rows, seen)
-        blank = ~wanted.any(1)[:, None]  # nothing known of the history, nothing to say
-        return Ranking(np.where(blank, -1, found.items), np.where(blank, -np.inf, found.scores))
-
-
-def _profiles(queries: Queries, num_items: int) -> sp.csr_matrix:
-    """(Q, N) weights of the items of each history, less the further back."""
-    lengths = queries.end - queries.start
-    query = np.repeat(np.arange(len(queries)), lengths)
-    place = np.arange(len(query)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    items = queries.log.items[np.repeat(queries.start, lengths) + place]
-    weights = (_DECAY ** (np.repeat(lengths, lengths) - 1 - place)).astype(np.float32)
-    return sp.csr_matrix((weights, (query, items)), shape=(len(queries), num_items))

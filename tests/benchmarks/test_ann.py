@@ -56,7 +56,7 @@ def test_queries_lie_nearest_to_their_items(modules, kind):
 
 
 def test_trained_vectors_crowd_as_those_of_models_do(modules):
-    """Mean cosines of a model of *Beauty*: pairs of items .66, their tenth neighbours .91, tenth items of a query .59."""
+    """Mean cosines of a model of *Beauty*: pairs of items .66, tenth neighbours .91, tenth items of a query .59."""
     vectors = modules("item_vectors").trained(12_000, 128, 300)
     items, queries = vectors.items, vectors.queries
     assert (items[:300] @ items[300:900].T).mean() == pytest.approx(0.66, abs=0.03)

@@ -59,11 +59,25 @@ def all_evidence(recommender: GenerativeRecommender, queries) -> tuple[np.ndarra
         "new_generative": np.where(taken == 0, codes, 0),
         "new_dense": np.where(taken == 0, dense, 0),
         "transition": transition,
+        "content": content_evidence(recommender, queries),
         "action": action_evidence(recommender, queries),
         "repeat": repeat,
         "recency": recency,
         **dict.fromkeys(("day", "week", "freshness"), np.zeros(items.shape)),
     }
+
+
+def content_evidence(recommender: GenerativeRecommender, queries) -> np.ndarray:
+    """Ten times the cosine of an item with the sum of the history, the last event weighing 1, the others .7 of the
+    next one. (Q, C)"""
+    content = recommender.catalogue.content.double().numpy() * recommender.catalogue.known.numpy()[:, None]
+    content /= np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-30)
+    rows = []
+    for start, end in zip(queries.start, queries.end, strict=True):
+        history = queries.log.items[start:end][::-1]
+        profile = sum(0.7**age * content[item] for age, item in enumerate(history))
+        rows.append(10 * content[recommender.candidates] @ profile / max(np.linalg.norm(profile), 1e-30))
+    return np.stack(rows)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from semid.data.dataset import Dataset
 from semid.data.events import Queries
 from semid.errors import InputError
 from semid.generative.recommender import GenerativeRecommender
+from semid.pipeline import evidence
 from semid.pipeline.answer import AnswerConfig
 from semid.pipeline.answering import Answerer
 from semid.pipeline.explaining import explain_query, query_of
@@ -147,12 +148,14 @@ def test_where_they_come_from(recommender, dataset, users) -> None:
         beams = recommender.generate(states, beam=20, k=20, seen=past).items[0].tolist()
         vectors = answerer.index.search(recommender.query_vectors(states), 20, past).items[0].tolist()
         followers = recommender.transitions.after(query).best(20, recommender.candidates).items[0].tolist()
+        content = evidence.content_of(recommender)
+        alike = content.ranking(query, recommender.candidates, 20, past).items[0].tolist()
         again = [row for row in dict.fromkeys(history[::-1]) if row in recommender.candidates]
         for item in found.items:
             row = ids.index(item.item.id)
             expected = {"history": again, "beams": beams, "vectors": vectors}
             if row not in history:
-                expected["followers"] = followers
+                expected["followers"], expected["content"] = followers, alike
             assert item.found_by == {name: rows.index(row) + 1 for name, rows in expected.items() if row in rows}
             assert item.found_by or item.target
             seen |= set(item.found_by)
@@ -169,7 +172,7 @@ def test_where_they_come_from(recommender, dataset, users) -> None:
             if item.follows is not None:
                 assert item.follows.back == int(np.argmax(parts))
                 assert item.follows.item.id == ids[history[::-1][item.follows.back]]
-    assert seen == {"beams", "vectors", "followers", "history"}
+    assert seen == {"beams", "vectors", "followers", "content", "history"}
 
 
 def test_the_last_events(recommender, dataset, users) -> None:

@@ -5,9 +5,8 @@ import pytest
 
 from semid.data.dataset import Dataset
 from semid.data.plain_queries import queries_from_histories, seen_items
-from semid.errors import InputError
 from semid.retrieval import neighbours
-from semid.retrieval.neighbours import ContentNeighbours, followers_ranking, item_knn
+from semid.retrieval.neighbours import followers_ranking, item_knn
 
 HISTORIES = [[1, 2], [5, 5, 3], [0]]
 
@@ -59,21 +58,3 @@ def test_ranked_by_the_sum_over_the_history(dataset: Dataset, hide: bool) -> Non
         np.testing.assert_allclose(np.where(found.items[row] < 0, 0, found.scores[row]), best, atol=1e-6)
         there = found.items[row][found.items[row] >= 0]
         np.testing.assert_allclose(scores[there], best[: len(there)], atol=1e-6)
-
-
-def test_nearest_by_content() -> None:
-    rng = np.random.default_rng(0)
-    content, known = rng.normal(size=(9, 4)), np.ones(9, bool)
-    content[4], known[[4, 0]] = 0, False
-    queries = queries_from_histories(HISTORIES, 9)
-    candidates = np.array([0, 2, 4, 5, 6, 8])
-    found = ContentNeighbours.of(content * 7, known).ranking(queries, candidates, 3, seen_items(queries))
-    unit = content / np.maximum(np.linalg.norm(content, axis=1, keepdims=True), 1e-30) * known[:, None]
-    for row, history in enumerate(HISTORIES[:2]):
-        wanted = sum(0.7**age * unit[item] for age, item in enumerate(history[::-1]))
-        allowed = [item for item in candidates if known[item] and item not in history]
-        expected = sorted(allowed, key=lambda item: -float(unit[item] @ wanted))[:3]
-        assert found.items[row].tolist() == expected
-    assert found.items[2].tolist() == [-1, -1, -1]  # nothing is known of item 0
-    with pytest.raises(InputError, match="No candidate has content"):
-        ContentNeighbours.of(content, known).ranking(queries, np.array([0, 4]), 1)
