@@ -83,7 +83,7 @@ def main() -> None:
     settings = parser.parse_args()
     with equal_threads(settings.threads):
         rows = [row for kind in settings.vectors or KINDS for row in measured(kind, settings)]
-    Console(width=200).print(table_of(rows, settings))
+    Console(width=230).print(table_of(rows, settings))
     versions = {"torch": torch.__version__, "faiss": faiss.__version__}
     hardware = {"machine": platform.machine(), "threads": settings.threads, "clock": settings.clock}
     print(json.dumps({"benchmark": "ann", **hardware, **versions, "rows": [vars(row) for row in rows]}))
