@@ -1,8 +1,8 @@
 """The pictures of the pages in this folder, taken of pages that were written before.
 
-    semid inspect --data data --titles items.csv:title --html inspect.html
-    semid compare --trade-off --titles items.csv:title --html compare.html
-    python docs/screenshots.py inspect.html compare.html
+semid inspect --data data --titles items.csv:title --html inspect.html
+semid compare --trade-off --titles items.csv:title --html compare.html
+python docs/screenshots.py inspect.html compare.html
 """
 
 import shutil

@@ -232,7 +232,7 @@ Html = Annotated[
     Path | None,
     typer.Option("--html", metavar="FILE", help="Write a page to look at, with all it needs.", show_default=False),
 ]
-Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]
+Index = Annotated[str, typer.Option("--index", help="Index of ANN: auto, exact, or a Faiss factory string.")]
 
 Preset = Annotated[
     str,

@@ -16,15 +16,17 @@ from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import evidence
 from semid.pipeline.answer import BEST_FUSION, FALLBACKS, USUAL_ACTION, Answer, AnswerConfig
 from semid.pipeline.evidence import Past
+from semid.pipeline.indexing import item_index
 from semid.pipeline.judging import best_of_union
 from semid.pipeline.weighing import weights_of_rule
 from semid.ranking import Ranking
-from semid.retrieval.ann import AnnIndex
 from semid.retrieval.budget import fill_budget
+from semid.retrieval.choice import build_index
 from semid.retrieval.combining import rank
 from semid.retrieval.content_neighbours import ContentNeighbours, where_known
 from semid.retrieval.diversity import first_of_each
 from semid.retrieval.fusing import LEARNED, RECIPROCAL_RANKS, fuse
+from semid.retrieval.item_index import ItemIndex
 
 MODES = ("generative", "ann", "hybrid")
 
@@ -79,10 +81,9 @@ class Answerer:
         return weights if self.config.eta is None else {**weights, evidence.ACTION: self.config.eta}
 
     @cached_property
-    def index(self) -> AnnIndex:
+    def index(self) -> ItemIndex:
         """The candidates' vectors."""
-        rows = self.recommender.candidates
-        return AnnIndex.build(self.recommender.item_vectors[rows], rows, self.config.factory)
+        return item_index(self.recommender, self.config.factory)
 
     @cached_property
     def content(self) -> ContentNeighbours | None:
@@ -90,17 +91,18 @@ class Answerer:
         return evidence.content_of(self.recommender)
 
     @cached_property
-    def content_index(self) -> AnnIndex | None:
+    def content_index(self) -> ItemIndex | None:
         """The content of the candidates."""
         if self.content is None:
             return None
         rows = self.content.known(self.recommender.candidates)
-        return AnnIndex.build(self.content.unit_vectors(rows), rows, self.config.factory)
+        device = self.recommender.catalogue.codes.device
+        return build_index(self.content.unit_vectors(rows), rows, self.config.factory, device)
 
     def index_recall(self, queries: Queries) -> float:
         """Share of the k items nearest to each query, by exact search, that the index finds."""
         states = self.encode(queries)
-        vectors = self.recommender.item_vectors[self.recommender.candidates]
+        vectors = self.recommender.item_vectors[self.index.rows]
         return self.index.recall_against_exact(self.recommender.query_vectors(states), vectors, self.config.k)
 
     @property
