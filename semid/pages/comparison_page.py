@@ -16,16 +16,13 @@ _SLICES = ("HeadHitRate", "TailHitRate", "ColdHitRate")
 
 def comparison_facts(comparison: Comparison, conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was asked of whom."""
-    told = comparison.targets
+    told, cut = comparison.targets, conditions["split"]
     return [
         ("queries", f"{told.queries:,}"),
         ("candidates", f"{told.candidates:,}"),
         ("targets outside the candidates", f"{told.outside_candidates:,} of {told.targets:,}, always misses"),
         ("targets without training events", f"{told.cold:,}"),
-        (
-            "split",
-            ", ".join(f"{name} {value}" for name, value in conditions["split"].items() if value not in (None, "")),
-        ),
+        ("split", " · ".join(str(cut[name]) for name in ("name", "protocol") if name in cut)),
         ("checksum of the data", str(conditions["data"].get("checksum", "–"))[:16]),
         ("rule of fusion", conditions["fusion"]["rule"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())),

@@ -60,6 +60,8 @@ def opened(browser: Any, pages: dict[str, Path], request: pytest.FixtureRequest)
 @pytest.mark.parametrize("opened", [(n, v) for n in ("inspect", "compare") for v in (WIDE, PHONE)], indirect=True)
 def test_every_figure_is_drawn_within_the_page(opened: Any) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    values = "[...document.querySelectorAll('.plot')].map(plot => plot._fullLayout.yaxis?.type)"
+    assert set(opened.evaluate(values)) <= {"linear", "log", None}
     count = opened.locator(".plot").count()
     assert count >= 2
     for number in range(count):
