@@ -167,7 +167,7 @@ def test_a_device_without_faiss_for_it_is_searched_on_the_cpu(caplog: pytest.Log
     faiss: Any = pytest.importorskip("faiss")
     if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
         pytest.skip("this machine has a GPU that Faiss sees")
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="semid.retrieval.faiss_kinds")
     index = AnnIndex.build(VECTORS, ROWS, "IVF16,Flat", device="cuda")
     np.testing.assert_array_equal(
         index.search(QUERIES, 5).items, AnnIndex.build(VECTORS, ROWS, "IVF16,Flat").search(QUERIES, 5).items
