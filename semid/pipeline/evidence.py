@@ -38,7 +38,7 @@ PRIOR: Mapping[str, Mapping[str, float]] = {
     LINEAR: {GENERATIVE: 0.5, DENSE: 0.5},
     RECIPROCAL_RANKS: {GENERATIVE: 1.0, DENSE: 1.0},
 }
-_POSITIVE = (GENERATIVE, DENSE, TRANSITION, ACTION)
+_POSITIVE = (GENERATIVE, DENSE, TRANSITION, CONTENT, ACTION)
 # What items without a training event are judged by in place of the evidence of the heads, where that was learned.
 _OF_NEW = {NEW_GENERATIVE: GENERATIVE, NEW_DENSE: DENSE}
 # Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
