@@ -6,12 +6,12 @@ ifneq ($(wildcard ../shared/data),)
 export SEMID_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semid demo --out demo --json demo/compare.json
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed browser
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 lint: $(VENV)/.installed
@@ -19,6 +19,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# For the tests that look at pages; without one they say so and are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+		echo "No browser could be installed: the tests of pages in a browser are skipped."
 
 # Torch first and alone, so that no other package's range brings another build of it.
 $(VENV)/.installed: pyproject.toml constraints.txt

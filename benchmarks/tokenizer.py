@@ -148,13 +148,13 @@ def ceilings(threads: int) -> dict[str, float]:
     found = {}
     with equal_threads(threads):
         for dtype in (torch.float32, torch.bfloat16):
-            left, right = torch.ones(4096, 256, dtype=dtype), torch.ones(256, 4096, dtype=dtype)
+            left, right = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
             seconds = []
             for _ in range(5):
                 began = time.perf_counter()
                 left @ right
                 seconds.append(time.perf_counter() - began)
-            found[f"{dtype}_gflops".removeprefix("torch.")] = round(2 * 4096 * 4096 * 256 / min(seconds) / 1e9)
+            found[f"{dtype}_gflops".removeprefix("torch.")] = round(2 * 1024 * 1024 * 256 / min(seconds) / 1e9)
     return found
 
 

@@ -33,6 +33,16 @@ class Ranking:
             return Ranking(self.items[:, :k], self.scores[:, :k], self.bound)
         return Ranking(self.items[:, :k], self.scores[:, :k], np.maximum(self.bound, self.scores[:, k]))
 
+    def scores_of(self, items: np.ndarray) -> np.ndarray:
+        """The scores that items (Q, C) have in the lists; NaN where they are not in them. (Q, C)"""
+        width = int(max(self.items.max(initial=-1), items.max(initial=-1))) + 2
+        row = np.arange(len(self.items))[:, None] * width + 1
+        keys, wanted = (self.items + row).ravel(), items + row
+        order = np.argsort(keys, kind="stable")
+        at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+        scores: np.ndarray = np.where((keys[at] == wanted) & (items >= 0), self.scores.ravel()[at], np.nan)
+        return scores
+
     def select(self, rows: np.ndarray) -> "Ranking":
         """Those of some queries, (R,) places."""
         return Ranking(self.items[rows], self.scores[rows], None if self.bound is None else self.bound[rows])

@@ -48,3 +48,10 @@ def test_select_takes_queries_in_any_order() -> None:
 
 def test_exactness_is_unknown_if_it_is_for_any_part() -> None:
     assert Ranking.concatenate([ranking(0, True), ranking(1, None)]).exact is None
+
+
+def test_scores_of_given_items() -> None:
+    ranking = Ranking(np.array([[7, 2, -1], [4, 9, 1]]), np.array([[3.0, 1, -np.inf], [2, 1, 0]], np.float32))
+    found = ranking.scores_of(np.array([[2, 7, -1, 4], [1, 2, 9, 9]]))
+    np.testing.assert_array_equal(found, [[1, 3, np.nan, np.nan], [0, np.nan, 1, 1]])
+    assert ranking.select(np.empty(0, int)).scores_of(np.empty((0, 4), int)).shape == (0, 4)

@@ -15,16 +15,6 @@ app = typer.Typer(
     no_args_is_help=True, help="Say why an item has its codes, or why a user is recommended what it is."
 )
 
-_Titles = Annotated[
-    str | None,
-    typer.Option(
-        "--titles",
-        metavar="FILE:COLUMN",
-        show_default=False,
-        help="Titles of items in a .parquet or .csv (column item_id); by default those of the dataset.",
-    ),
-]
-
 
 @command(app, "item")
 def item(
@@ -32,7 +22,7 @@ def item(
     data: options.Data = options.DATA,
     tokenizer: options.Tokenizer = options.TOKENIZER,
     neighbours: Annotated[int, typer.Option(help="Items to name for each number of shared codes.")] = 3,
-    titles: _Titles = None,
+    titles: options.Titles = None,
     json: options.Json = None,
 ) -> None:
     """Say why an item has its codes: what each level explains, who shares them, whether it gave way."""
@@ -74,7 +64,7 @@ def user(
     precision: options.Precision = "auto",
     device: options.Device = "cpu",
     events: Annotated[int, typer.Option(help="Events of the history to name.")] = 10,
-    titles: _Titles = None,
+    titles: options.Titles = None,
     json: options.Json = None,
 ) -> None:
     """Say why a user is recommended what it is: every mode's list, and all that spoke for each item."""

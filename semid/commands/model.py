@@ -249,17 +249,23 @@ def compare(
     latencies: Annotated[
         bool, typer.Option("--latencies/--no-latencies", help="Take the time of single queries and of batches of 64.")
     ] = True,
+    html: options.Html = None,
+    titles: options.Titles = None,
     device: options.Device = "cpu",
     json: options.Json = None,
 ) -> None:
     """Compare baselines, generative, ANN, hybrid, other models and given lists on the same queries."""
     from semid.data.dataset import Dataset
     from semid.generative.recommender import GenerativeRecommender
+    from semid.pages.comparison_page import comparison_facts, comparison_sections
+    from semid.pages.page import check_page, write_page
     from semid.pipeline.answer import AnswerConfig
     from semid.pipeline.answering import Answerer
     from semid.pipeline.baselines import BASELINES
     from semid.pipeline.comparing import Rivals, compare_modes
     from semid.pipeline.conditions import conditions
+    from semid.pipeline.example_users import example_users
+    from semid.pipeline.naming import Names
     from semid.pipeline.trade_off import trade_off_rows, trade_offs
 
     config = AnswerConfig(
@@ -275,7 +281,12 @@ def compare(
         distinct=distinct,
     )
     options.check_device(device)
+    if html is not None:
+        check_page(html)
+    elif titles is not None:
+        raise InputError("--titles are for the page: give --html FILE too.")
     dataset = Dataset.open(data)
+    names = Names(dataset, titles)
     rivals = Rivals(
         baselines=BASELINES if baselines is None else baselines,
         models={name: GenerativeRecommender.load(place, device, precision) for name, place in beside},
@@ -294,6 +305,10 @@ def compare(
             progress=progress,
         )
         points = trade_offs(answerer, dataset.split(split), k=max(k), progress=progress) if trade_off else []
+    told = conditions(answerer, dataset, split)
+    if html is not None:
+        sections = comparison_sections(comparison, points, example_users(answerer, dataset, split, names))
+        write_page(html, f"{data}, split {split}", comparison_facts(comparison, told), sections)
     if json != STDOUT:
         print_comparison(comparison, f"{data}, split {split}")
         if points:
@@ -303,7 +318,7 @@ def compare(
             )
     if json is not None:
         result = comparison.to_dict(data=str(data), split=split)
-        result |= {"conditions": conditions(answerer, dataset, split)}
+        result |= {"conditions": told}
         result |= {"trade_off": [point.to_dict() for point in points]} if points else {}
         write_json(json, result, in_force(context))
 

@@ -219,7 +219,20 @@ Distinct = Annotated[
         "--distinct", metavar="COLUMN", help="At most one item of each value of an item column.", show_default=False
     ),
 ]
-Index = Annotated[str, typer.Option("--index", help="Faiss factory string of the ANN index, or auto.")]
+Titles = Annotated[
+    str | None,
+    typer.Option(
+        "--titles",
+        metavar="FILE:COLUMN",
+        show_default=False,
+        help="Titles of items in a .parquet or .csv (column item_id); by default those of the dataset.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page to look at, with all it needs.", show_default=False),
+]
+Index = Annotated[str, typer.Option("--index", help="Index of ANN: auto, exact, or a Faiss factory string.")]
 
 Preset = Annotated[
     str,

@@ -20,6 +20,7 @@ from semid.errors import InputError
 
 if TYPE_CHECKING:
     from semid.tokenizers.report import QualityReport
+    from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
 
 def register(app: typer.Typer) -> None:
@@ -198,16 +199,44 @@ def encode_command(
 
 def inspect(
     tokenizer: Annotated[Path, typer.Argument(metavar="TOKENIZER", help="Fitted tokenizer.")] = options.TOKENIZER,
+    html: options.Html = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Dataset that it was fitted on, so that the page has ids and tells new items from old."),
+    ] = None,
+    titles: options.Titles = None,
     json: options.Json = None,
 ) -> None:
     """Show how good the codes of a tokenizer are."""
     from semid.tokenizers.tokenizer import SemanticIdTokenizer
 
-    report = SemanticIdTokenizer.load(tokenizer).report_
+    if html is None and (data is not None or titles is not None):
+        raise InputError("--data and --titles are for the page: give --html FILE too.")
+    if titles is not None and data is None:
+        raise InputError("--titles names items by the ids of a dataset: give --data too.")
+    fitted = SemanticIdTokenizer.load(tokenizer)
+    report = fitted.report_
+    if html is not None:
+        _write_page(fitted, f"Tokenizer {tokenizer}", html, data, titles)
     if json != STDOUT:
         _print_report(report, f"Tokenizer {tokenizer}")
     if json is not None:
         write_json(json, report.to_dict())
+
+
+def _write_page(
+    tokenizer: "SemanticIdTokenizer", title: str, html: Path, data: Path | None, titles: str | None
+) -> None:
+    from semid.data.dataset import Dataset
+    from semid.pages.page import check_page, write_page
+    from semid.pages.tokenizer_page import tokenizer_sections
+    from semid.pipeline.naming import Names
+    from semid.pipeline.tokenizer_look import look_at
+
+    check_page(html)
+    dataset = None if data is None else Dataset.open(data)
+    look = look_at(tokenizer, dataset, None if dataset is None else Names(dataset, titles))
+    write_page(html, title, look.report.summary_rows(), tokenizer_sections(look))
 
 
 def _print_report(report: "QualityReport", title: str) -> None:

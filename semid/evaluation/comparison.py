@@ -48,6 +48,8 @@ class TargetSummary:
         queries: number of queries.
         targets: number of distinct targets over all queries.
         outside_candidates: targets that no mode may recommend; they count as misses.
+        candidates: items that may be recommended.
+        longest: k of the longest lists judged.
         cold: targets that have no training event.
         queries_without_weight: queries left out of the Scores as no target of theirs has a weight above 0.
     """
@@ -55,6 +57,8 @@ class TargetSummary:
     queries: int
     targets: int
     outside_candidates: int
+    candidates: int
+    longest: int
     cold: int
     queries_without_weight: int
 
@@ -128,15 +132,20 @@ class Comparison:
         notes = []
         if t.outside_candidates:
             notes.append(f"{t.outside_candidates} of {t.targets} targets are no candidates: always misses.")
+        if t.longest >= t.candidates:
+            notes.append(f"Lists of {t.longest} hold all {t.candidates} candidates: hits at that k say nothing.")
         if t.cold:
             notes.append(f"{t.cold} of {t.targets} targets never occur in training.")
         if t.queries_without_weight:
             notes.append(
                 f"{t.queries_without_weight} of {t.queries} queries have only targets of weight 0: not in the Scores."
             )
-        unsure = [d for d in self.differences if d.p_value >= SIGNIFICANCE]
-        if unsure:
-            named = ", ".join(f"{d.other} and {d.mode} by {d.metric} (p = {d.p_value:.2f})" for d in unsure)
+        alike: dict[str, list[str]] = {}
+        for d in self.differences:
+            if d.p_value >= SIGNIFICANCE:
+                alike.setdefault(f"{d.other} and {d.mode}", []).append(f"{d.metric} p = {d.p_value:.2f}")
+        if alike:
+            named = "; ".join(f"{pair} ({', '.join(metrics)})" for pair, metrics in alike.items())
             notes.append(f"Too few queries to tell apart: {named}.")
         return notes
 
@@ -186,6 +195,8 @@ def compare(
         queries=len(targets),
         targets=len(targets.items),
         outside_candidates=int((~np.isin(targets.items, candidates)).sum()),
+        candidates=len(candidates),
+        longest=max(ks),
         cold=int((train_counts[targets.items] == 0).sum()),
         queries_without_weight=int((targets.query_weights == 0).sum()),
     )

@@ -52,6 +52,8 @@ class GenerativeRecommender:
         weights: by mode, the weight of each kind of evidence, fitted on validation; none before that.
         fusions: the hybrid's rules of fusion with their NDCG@10 on validation, the best first; none before that.
         usual_action: the commonest action of validation targets, ``"any"`` where actions are not told apart.
+        artifact: what it was loaded from.
+        is_narrowed: whether it recommends among fewer items than it was made for.
     """
 
     def __init__(
@@ -72,16 +74,18 @@ class GenerativeRecommender:
         self.fusions: Mapping[str, float] = {}
         self.usual_action = ANY_ACTION
         self.artifact: Artifact | None = None
+        self.is_narrowed = False
 
     def weights_changed(self) -> None:
-        """Forget the item vectors; call after the model has been trained on."""
+        """Forget the item vectors, and what it was loaded from; call after the model has been trained on."""
+        self.artifact = None
         for name in ("item_vectors", "_item_vectors", "_tree", "_least_differences", "_graphs"):
             self.__dict__.pop(name, None)
 
     def among(self, candidates: np.ndarray) -> "GenerativeRecommender":
         """The same, recommending no other items than these rows (C,)."""
         other = copy(self)
-        other.candidates = np.asarray(candidates, np.int64)
+        other.candidates, other.is_narrowed = np.asarray(candidates, np.int64), True
         for name in ("_allowed", "_graphs"):
             other.__dict__.pop(name, None)
         return other

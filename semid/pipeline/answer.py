@@ -27,7 +27,7 @@ class AnswerConfig:
         action: wanted next action; ``"usual"`` is the commonest of the validation targets, ``"any"`` none.
         fusion: rule by which the hybrid makes one order, of :data:`semid.retrieval.fusing.RULES`; ``"auto"`` is the
             one that was best on validation.
-        factory: Faiss factory string of the ANN index.
+        factory: of the ANN index: ``"exact"``, a Faiss factory string, or ``"auto"``.
         eta: weight of log p(wanted action | item) in every mode; None takes those fitted on validation.
         budget: actions and how many of the k places each has, every share answered with its action wanted
             (PinRec, arXiv 2504.10507); k is their sum then, and ``action`` is not read.

@@ -16,14 +16,17 @@ from semid.generative.recommender import GenerativeRecommender
 from semid.pipeline import evidence
 from semid.pipeline.answer import BEST_FUSION, FALLBACKS, USUAL_ACTION, Answer, AnswerConfig
 from semid.pipeline.evidence import Past
+from semid.pipeline.indexing import item_index
+from semid.pipeline.judging import best_of_union
 from semid.pipeline.weighing import weights_of_rule
 from semid.ranking import Ranking
-from semid.retrieval.ann import AnnIndex
 from semid.retrieval.budget import fill_budget
+from semid.retrieval.choice import build_index
 from semid.retrieval.combining import rank
 from semid.retrieval.content_neighbours import ContentNeighbours, where_known
 from semid.retrieval.diversity import first_of_each
-from semid.retrieval.fusing import LEARNED, fuse
+from semid.retrieval.fusing import LEARNED, RECIPROCAL_RANKS, fuse
+from semid.retrieval.item_index import ItemIndex
 
 MODES = ("generative", "ann", "hybrid")
 
@@ -78,10 +81,9 @@ class Answerer:
         return weights if self.config.eta is None else {**weights, evidence.ACTION: self.config.eta}
 
     @cached_property
-    def index(self) -> AnnIndex:
+    def index(self) -> ItemIndex:
         """The candidates' vectors."""
-        rows = self.recommender.candidates
-        return AnnIndex.build(self.recommender.item_vectors[rows], rows, self.config.factory)
+        return item_index(self.recommender, self.config.factory)
 
     @cached_property
     def content(self) -> ContentNeighbours | None:
@@ -89,17 +91,18 @@ class Answerer:
         return evidence.content_of(self.recommender)
 
     @cached_property
-    def content_index(self) -> AnnIndex | None:
+    def content_index(self) -> ItemIndex | None:
         """The content of the candidates."""
         if self.content is None:
             return None
         rows = self.content.known(self.recommender.candidates)
-        return AnnIndex.build(self.content.unit_vectors(rows), rows, self.config.factory)
+        device = self.recommender.catalogue.codes.device
+        return build_index(self.content.unit_vectors(rows), rows, self.config.factory, device)
 
     def index_recall(self, queries: Queries) -> float:
         """Share of the k items nearest to each query, by exact search, that the index finds."""
         states = self.encode(queries)
-        vectors = self.recommender.item_vectors[self.recommender.candidates]
+        vectors = self.recommender.item_vectors[self.index.rows]
         return self.index.recall_against_exact(self.recommender.query_vectors(states), vectors, self.config.k)
 
     @property
@@ -229,11 +232,20 @@ class Answerer:
         return Answer(self._listed(self._judged(queries, states, past, found, "ann", evidence.DENSE)))
 
     def _by_both(self, queries: Queries, states: QueryStates, past: Past) -> Answer:
+        recommender, config, content = self.recommender, self.config, self.content
         generated = self._generated(states, past)
-        lists = [generated, self._retrieved(states, past, self.config.beam), *self.like_history(queries, past)]
-        candidates = evidence.of_union(self.recommender, queries, states, lists, self.config.beam, past, self.content)
-        width = max(self.config.k, candidates.items.shape[1]) if self.config.distinct else self.config.k
-        return Answer(self._listed(fuse(candidates, self.rule, self.weights("hybrid"), width)))
+        others = [self._retrieved(states, past, config.beam), *self.like_history(queries, past)]
+        # Lists of distinct items may need all that was found.
+        weights, k = self.weights("hybrid"), 4 * config.beam + past.again.shape[1] if config.distinct else config.k
+        if self.rule == RECIPROCAL_RANKS:  # ranks are known when everything is
+            lists = [generated, *others]
+            union = evidence.of_union(recommender, queries, states, lists, config.beam, past, content)
+            found = fuse(union, self.rule, weights, k)
+        else:
+            found = best_of_union(
+                recommender, queries, states, generated, others, config.beam, past, content, weights, k
+            )
+        return Answer(self._listed(found))
 
     def like_history(self, queries: Queries, past: Past) -> list[Ranking]:
         """The items whose content is most like that of the history, one list; none where no content is known."""

@@ -4,7 +4,7 @@ Each mode ranks its candidates by some of it, with weights of its own that are f
 users take an item again is learned that way too: nothing is filtered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ PRIOR: Mapping[str, Mapping[str, float]] = {
     LINEAR: {GENERATIVE: 0.5, DENSE: 0.5},
     RECIPROCAL_RANKS: {GENERATIVE: 1.0, DENSE: 1.0},
 }
-_POSITIVE = (GENERATIVE, DENSE, TRANSITION, ACTION)
+_POSITIVE = (GENERATIVE, DENSE, TRANSITION, CONTENT, ACTION)
 # What items without a training event are judged by in place of the evidence of the heads, where that was learned.
 _OF_NEW = {NEW_GENERATIVE: GENERATIVE, NEW_DENSE: DENSE}
 # Most items of a history that are judged beside what a search finds, unless longer lists are asked for.
@@ -116,12 +116,14 @@ def of_union(
     followers: int,
     past: Past,
     content: ContentNeighbours | None,
+    code_scores: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Candidates:
     """All items of several rankings, and the past, with all evidence: none is judged by half of it.
 
     Args:
         followers: how many of the items that most often follow the history join them.
         content: of the items, as :func:`content_of` has it.
+        code_scores: of items (Q, C), where it is not the code head that is to be asked.
     """
     after = None if recommender.transitions is None else recommender.transitions.after(queries)
     lists = [*rankings, Ranking(past.again, np.zeros(past.again.shape, np.float32))]
@@ -129,11 +131,12 @@ def of_union(
         lists.append(_unseen(after.best(followers, recommender.candidates), past.items))
     items = union(lists)
     transition = np.zeros(items.shape) if after is None else np.log1p(_STRENGTH * after.of(items).astype(np.float64))
+    codes = recommender.code_scores(states, items) if code_scores is None else code_scores(items)
+    beside = _beside(recommender, queries, states, items)
     heads = {
-        GENERATIVE: recommender.code_scores(states, items).astype(np.float64),
+        GENERATIVE: codes.astype(np.float64),
         DENSE: recommender.dense_scores(states, items).astype(np.float64),
     }
-    beside = _beside(recommender, queries, states, items)
     counts = _of_counts(recommender.train_counts, items, heads)
     like = np.zeros(items.shape)
     if content is not None:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from semid.data.events import Queries
 from semid.evaluation.latency import latency
 from semid.evaluation.metrics import query_metrics
@@ -13,7 +11,8 @@ from semid.evaluation.targets import Targets
 from semid.pipeline.answering import Answerer
 from semid.progress import Progress
 from semid.ranking import Ranking
-from semid.retrieval.ann import auto_factory
+from semid.retrieval.choice import auto_factory, build_index, num_lists
+from semid.retrieval.exact_index import EXACT
 
 BEAMS = (10, 20, 50, 100, 200, 500)
 _BATCH = 64
@@ -61,18 +60,22 @@ def trade_offs(
         beams: those as wide as k and no wider than the catalogue count.
         progress: called with what is done, how many settings, and all of them.
     """
-    num_items = len(answerer.recommender.candidates)
+    num_items, width = len(answerer.recommender.candidates), answerer.recommender.item_vectors.shape[1]
     wide_enough = [beam for beam in beams if k <= beam <= max(k, num_items)]
     tried: list[tuple[str, str, dict[str, Any]]] = [
         (mode, f"beam {beam}", {"beam": beam}) for mode in ("generative", "hybrid") for beam in wide_enough
     ]
-    tried += [("ann", factory, {"factory": factory}) for factory in _factories(num_items)]
+    tried += [("ann", factory, {"factory": factory}) for factory in _factories(num_items, width)]
     tried = [setting for setting in tried if setting[0] in answerer.modes]
     queries = queries.sample(_QUERIES)
     targets, points = Targets.of(queries), []
     for done, (mode, setting, changes) in enumerate(tried, 1):
         plain = {"k": k, "beam": max(k, answerer.config.beam), "fallback": (), "exact": False, "budget": ()}
         other = answerer.with_settings(**{**plain, **changes})
+        if mode == "ann":  # built for the occasion: the one beside the model stays
+            recommender = other.recommender
+            rows, vectors = recommender.candidates, recommender.item_vectors
+            other.index = build_index(vectors[rows], rows, other.config.factory, recommender.catalogue.codes.device)
         points.append(_measured(other, mode, setting, queries, targets))
         if progress:
             progress("trade off", done, len(tried))
@@ -88,9 +91,9 @@ def trade_off_rows(points: Sequence[TradeOff], k: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _factories(num_items: int) -> list[str]:
-    lists = max(1, round(4 * np.sqrt(num_items)))
-    return list(dict.fromkeys(["Flat", auto_factory(num_items), f"IVF{lists},Flat", f"IVF{lists},SQ8", "HNSW32"]))
+def _factories(num_items: int, width: int) -> list[str]:
+    lists, chosen = f"IVF{num_lists(num_items)}", auto_factory(num_items, width)
+    return list(dict.fromkeys([EXACT, chosen, f"{lists},Flat", f"{lists},SQ8", "HNSW32"]))
 
 
 def _measured(answerer: Answerer, mode: str, setting: str, queries: Queries, targets: Targets) -> TradeOff:

@@ -64,12 +64,20 @@ def rank(candidates: Candidates, weights: Mapping[str, float], k: int) -> Rankin
     Raises:
         InputError: k < 1.
     """
+    return best_of(candidates.items, candidates.scores(weights), k)
+
+
+def best_of(items: np.ndarray, scores: np.ndarray, k: int) -> Ranking:
+    """The k items (Q, C) of the highest scores (Q, C), equal ones by lowest item row; those of -inf are not listed.
+
+    Raises:
+        InputError: k < 1.
+    """
     if k < 1:
         raise InputError(f"{k} results per query were asked for: k must be at least 1.")
-    scores = candidates.scores(weights)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    items, best = np.take_along_axis(candidates.items, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return Ranking.padded(items, best, k)
+    best = np.take_along_axis(scores, order, axis=1)
+    return Ranking.padded(np.where(best == -np.inf, -1, np.take_along_axis(items, order, axis=1)), best, k)
 
 
 def fit_weights(

@@ -3,6 +3,7 @@
 Legend: Q queries, C candidates, D width, S seen items, k results.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -46,40 +47,68 @@ def exact_search(
     check_search(query_vectors.shape, item_vectors.shape, k, seen)
     check_items(len(item_vectors), rows)
     both_double = query_vectors.dtype == item_vectors.dtype == torch.float64
-    dtype = torch.float64 if both_double else torch.float32
+    query_vectors = query_vectors.to(torch.float64 if both_double else torch.float32)
     # Positions follow the rows, so that "lowest position first" means lowest row.
     order = None if (np.diff(rows) > 0).all() else np.argsort(rows, kind="stable")
-    sorted_rows = rows if order is None else rows[order]
+
+    def columns(low: int, high: int) -> Tensor:
+        part = item_vectors[low:high] if order is None else item_vectors[torch.from_numpy(order[low:high])]
+        part = part.to(query_vectors)
+        check_finite(part, "An item vector holds")
+        return part.T
+
+    return search_columns(query_vectors, columns, rows if order is None else rows[order], k, seen, block)
+
+
+def search_columns(
+    queries: Tensor,
+    columns: Callable[[int, int], Tensor],
+    item_rows: np.ndarray,
+    k: int,
+    seen: np.ndarray | None,
+    block: int,
+) -> Ranking:
+    """As :func:`exact_search`, of items in increasing order of row.
+
+    Args:
+        columns: the vectors of the items from one position up to another, (D, M) of the queries' kind.
+
+    Raises:
+        InputError: NaN or infinite values among the queries.
+    """
     found = []
-    for first in range(0, max(len(query_vectors), 1), _QUERY_BLOCK):
-        part = query_vectors[first : first + _QUERY_BLOCK].to(dtype)
-        _check_finite(part, "A query")
-        hidden = None if seen is None else _positions_of(sorted_rows, seen[first : first + _QUERY_BLOCK])
-        positions, scores = _search_block(part, item_vectors, order, hidden, min(k, len(rows)), block)
-        found.append(_as_ranking(sorted_rows, positions, scores, k))
+    for first in range(0, max(len(queries), 1), _QUERY_BLOCK):
+        part = queries[first : first + _QUERY_BLOCK]
+        check_finite(part, "A query vector holds")
+        hidden = None if seen is None else _positions_of(item_rows, seen[first : first + _QUERY_BLOCK])
+        positions, scores = _search_block(part, columns, len(item_rows), hidden, min(k, len(item_rows)), block)
+        found.append(_as_ranking(item_rows, positions, scores, k))
     return Ranking.concatenate(found)
 
 
 def _search_block(
-    queries: Tensor, items: Tensor, order: np.ndarray | None, hidden: Tensor | None, k: int, block: int
+    queries: Tensor,
+    columns: Callable[[int, int], Tensor],
+    num_items: int,
+    hidden: Tensor | None,
+    k: int,
+    block: int,
 ) -> tuple[Tensor, Tensor]:
     """Best k positions, in their order, and scores of a block of queries, merged over the blocks of items."""
     best_scores = queries.new_zeros(len(queries), 0)
     best = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for low in range(0, len(items), block):
-        high = min(low + block, len(items))
-        part = items[low:high] if order is None else items[torch.from_numpy(order[low:high])]
-        part = part.to(queries)
-        _check_finite(part, "An item")
-        scores = queries @ part.T
+    for low in range(0, num_items, block):
+        scores = queries @ columns(low, min(low + block, num_items))
         if hidden is not None:
             _hide(scores, hidden, low)
         kept, kept_scores, _ = best_positions(scores, k)
-        # Kept positions of earlier blocks come first, so the merged list is in order of position again.
-        merged_scores = torch.cat([best_scores, kept_scores], dim=1)
-        merged = torch.cat([best, kept.to(best.device) + low], dim=1)
-        again, best_scores, _ = best_positions(merged_scores, k)
-        best = merged.gather(1, again)
+        kept = kept + low
+        if low:
+            # Those of earlier blocks come first, so the merged list is in order of position again.
+            merged = torch.cat([best, kept], dim=1)
+            again, kept_scores, _ = best_positions(torch.cat([best_scores, kept_scores], dim=1), k)
+            kept = merged.gather(1, again)
+        best, best_scores = kept, kept_scores
     return best, best_scores
 
 
@@ -122,16 +151,20 @@ def check_items(num_items: int, rows: np.ndarray) -> None:
     """What every vector search asks of its items.
 
     Raises:
-        InputError: no items, or item rows that repeat or are not one for each vector.
+        InputError: no items, or item rows that repeat, are below 0 or are not one for each vector.
     """
     if not num_items:
         raise InputError("There are no items to search: give at least one candidate.")
     if len(rows) != num_items:
         raise InputError(f"There are {num_items} item vectors but {len(rows)} item rows: give one row for each.")
+    if rows.dtype.kind not in "iu" or rows.min() < 0:
+        raise InputError("Item rows must be integers from 0 on.")
     if not (np.diff(rows) > 0).all() and len(np.unique(rows)) != len(rows):
         raise InputError("Item rows repeat: give every item once.")
 
 
-def _check_finite(vectors: Tensor, what: str) -> None:
-    if not bool(torch.isfinite(vectors).all()):
-        raise InputError(f"{what} vector holds NaN or infinity: the embeddings or the model are broken.")
+def check_finite(vectors: Tensor, what: str) -> None:
+    """Raise InputError, beginning with ``what``, where vectors hold NaN or infinity."""
+    # A sum is finite only if all its terms are, and takes a fraction of the time of looking at each.
+    if not bool(vectors.sum().isfinite()) and not bool(vectors.isfinite().all()):
+        raise InputError(f"{what} NaN or infinity: the embeddings or the model are broken.")

@@ -80,8 +80,8 @@ def test_comparison_by_hand() -> None:
         "1 of 4 targets are no candidates: always misses.",
         "1 of 4 targets never occur in training.",
         "1 of 4 queries have only targets of weight 0: not in the Scores.",
-        "Too few queries to tell apart: generative and popularity by HitRate@2 (p = 1.00), generative and "
-        "popularity by NDCG@2 (p = 0.75), generative and popularity by Score@2 (p = 0.50).",
+        "Too few queries to tell apart: generative and popularity (HitRate@2 p = 1.00, NDCG@2 p = 0.75, "
+        "Score@2 p = 0.50).",
     ]
 
 
@@ -160,8 +160,8 @@ def test_differences_are_paired_and_of_the_later_mode_over_the_earlier() -> None
     # The least p-value of 10,000 random flips, times the three pairs for the smallest, two for the next.
     assert better.p_value == worse.p_value == pytest.approx(3 / 10_001)
     assert alike.p_value > 0.1
-    assert any("a and c by HitRate@2" in note for note in found.notes())
-    assert not any("a and b by" in note for note in found.notes())
+    assert any("a and c (HitRate@2" in note for note in found.notes())
+    assert not any("a and b (" in note for note in found.notes())
 
 
 def test_pairing_makes_differences_surer_than_both_modes() -> None:
@@ -252,6 +252,13 @@ def test_nothing_to_note_where_all_is_plain() -> None:
         ).notes()
         == []
     )
+
+
+def test_lists_as_long_as_the_pool_are_told_of() -> None:
+    everything = ModeResult(ranking=ranking([CANDIDATES.tolist()] * len(QUERIES)))
+    for k, told in ((len(CANDIDATES), True), (len(CANDIDATES) - 1, False)):
+        notes = compare(QUERIES, {"x": everything}, ks=(1, k), candidates=CANDIDATES, train_counts=COUNTS).notes()
+        assert any(f"Lists of {k} hold all {k} candidates" in note for note in notes) == told
 
 
 def test_bad_input() -> None:

@@ -25,7 +25,7 @@ CONFIGS = {
     "without what was seen": {"filter_seen": True},
     "exact": {"k": 5, "beam": 5, "exact": True},
     "another action": {"action": "conversion", "eta": 0.7},
-    "answered by the hybrid": {"fallback": ("unsure",), "sure": 0.9, "beam": 10},
+    "answered by the hybrid": {"fallback": ("unsure",), "sure": 0.9, "beam": 13},
     "the heads alone": {"fusion": "linear"},
     "reciprocal ranks": {"fusion": "rrf"},
 }

@@ -1,3 +1,5 @@
+"""Indexes of every kind: against exact search, as items come and go, saved, damaged, badly made."""
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from semid.errors import InputError
-from semid.retrieval.ann import INDEX_NAME, ROWS_NAME, AnnIndex, auto_factory
+from semid.retrieval.ann import INDEX_NAME, ROWS_NAME, AnnIndex
 from semid.retrieval.exact import exact_search
 
 GENERATOR = np.random.default_rng(0)
@@ -15,6 +17,14 @@ VECTORS = GENERATOR.normal(size=(800, 16)).astype(np.float32)
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 QUERIES = GENERATOR.normal(size=(12, 16)).astype(np.float32)
 ROWS = GENERATOR.permutation(2000)[:800]
+FORGETTING = ("IVF16,Flat", "IVF16,SQfp16", "PCA16,IVF8,Flat")
+KINDS = (*FORGETTING, "Flat", "SQ8", "HNSW16", "IVF8,PQ16x4fs,Refine(SQfp16)", "PCA16,HNSW16")
+
+
+def _probe_all(index: AnnIndex) -> None:
+    faiss: Any = pytest.importorskip("faiss")
+    lists = faiss.extract_index_ivf(index.index)
+    lists.nprobe = lists.nlist
 
 
 def seen_best(depth: int) -> np.ndarray:
@@ -75,29 +85,108 @@ def test_lists_are_probed_enough_by_default() -> None:
     assert AnnIndex.build(vectors, factory="IVF4,Flat").recall_against_exact(vectors[:50], vectors, 10) == 1.0
 
 
-def test_recall_is_the_share_of_the_exact_list() -> None:
-    index = AnnIndex.build(np.array([[4.0], [3.0], [2.0], [1.0]]))
-    shuffled = np.array([[4.0], [1.0], [2.0], [3.0]])  # another truth: items 0 and 3 lead it, the index says 0 and 1
-    assert index.recall_against_exact(np.array([[1.0]]), shuffled, 2) == 0.5
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQfp16"])
+def test_kinds_that_compare_all_equal_exact_search_after_items_came_and_went(factory: str) -> None:
+    """All lists are probed, so only what was added and removed decides."""
+    index = AnnIndex.build(VECTORS[:500], ROWS[:500], factory)
+    if factory != "Flat":
+        _probe_all(index)
+    index = index.with_items(VECTORS[500:700], ROWS[500:700]).without_items(ROWS[100:300])
+    index = index.with_items(VECTORS[700:], ROWS[700:]).without_items(ROWS[650:750])
+    left = np.r_[0:100, 300:650, 750:800]
+    np.testing.assert_array_equal(np.sort(index.rows), np.sort(ROWS[left]))
+    vectors = VECTORS.astype(np.float16).astype(np.float32) if "fp16" in factory else VECTORS
+    found = index.search(QUERIES, 20)
+    truth = exact_search(QUERIES, vectors[left], 20, item_rows=ROWS[left])
+    np.testing.assert_allclose(found.scores, truth.scores, atol=2e-3 if "fp16" in factory else 1e-5)
+    if "fp16" not in factory:
+        np.testing.assert_array_equal(found.items, truth.items)
+    assert index.changed == 600 / 500  # 300 came, 300 went
+    assert index.is_worn
 
 
-@pytest.mark.parametrize(
-    ("count", "factory"),
-    [(50_000, "Flat"), (65_536, "IVF1024,Flat"), (1_000_000, "IVF4096,Flat"), (10_000_000, "IVF16384_HNSW32,SQ8")],
-)
-def test_automatic_choice(count: int, factory: str) -> None:
-    assert auto_factory(count) == factory
-    faiss: Any = pytest.importorskip("faiss")
-    assert faiss.index_factory(8, factory, faiss.METRIC_INNER_PRODUCT).d == 8
+@pytest.mark.parametrize("factory", KINDS)
+def test_removed_items_are_never_found_and_added_ones_are(factory: str) -> None:
+    index = AnnIndex.build(VECTORS[:600], ROWS[:600], factory)
+    old = index.search(VECTORS[:50], 5).items
+    grown = index.with_items(VECTORS[600:], ROWS[600:])
+    shrunk = grown.without_items(ROWS[:300])
+    assert len(grown) == 800
+    assert len(shrunk) == 500
+    assert shrunk.hidden == (0 if factory in FORGETTING else 300)
+    found = shrunk.search(np.concatenate([VECTORS[:50], VECTORS[600:]]), 5)
+    assert (found.items >= 0).all()
+    assert not np.isin(found.items, ROWS[:300]).any()
+    own = (found.items[50:] == ROWS[600:, None]).any(axis=1)
+    assert own.mean() > 0.95
+    np.testing.assert_array_equal(index.search(VECTORS[:50], 5).items, old)  # is what it was
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+@pytest.mark.parametrize("factory", KINDS)
+def test_search_for_all_items_finds_all_that_are_left(factory: str) -> None:
+    left = ROWS[40:]
+    index = AnnIndex.build(VECTORS, ROWS, factory).without_items(ROWS[:40])
+    found = index.search(QUERIES[:3], 790).items
+    for items in found.tolist():
+        assert sorted(items)[30:] == sorted(left.tolist())
+        assert items[760:] == [-1] * 30
+
+
+def test_compressed_vectors_that_are_refined_rank_by_exact_scores() -> None:
+    index = AnnIndex.build(VECTORS, ROWS, "IVF8,PQ8x4fs,RFlat")
+    found = index.search(QUERIES, 10)
+    position = np.argsort(ROWS)
+    vectors = VECTORS[position[np.searchsorted(ROWS[position], found.items)]]
+    np.testing.assert_allclose(found.scores, np.einsum("qkd,qd->qk", vectors, QUERIES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factory", KINDS)
 def test_save_and_load(tmp_path: Path, factory: str) -> None:
-    index = AnnIndex.build(VECTORS, ROWS, factory)
+    """Also those hidden, and positions that removed items left empty."""
+    index = AnnIndex.build(VECTORS[:700], ROWS[:700], factory).without_items(ROWS[:60])
     index.save(tmp_path / "new")
+    saved = sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
+    assert 0 <= saved - index.nbytes < 1000  # the header of the rows
     again = AnnIndex.load(tmp_path / "new", dim=16)
-    assert again.factory == factory
+    assert (again.factory, again.changed, again.hidden) == (factory, index.changed, index.hidden)
     np.testing.assert_array_equal(again.search(QUERIES, 10).items, index.search(QUERIES, 10).items)
+    grown = again.with_items(VECTORS[700:], ROWS[700:])
+    assert not np.isin(grown.search(VECTORS[:50], 5).items, ROWS[:60]).any()
+    assert (grown.search(VECTORS[700:], 5).items == ROWS[700:, None]).any(axis=1).mean() > 0.95
+
+
+@pytest.mark.parametrize(("changes", "worn"), [(0, False), (20, False), (40, True)])
+def test_wear_counts_what_came_and_went(changes: int, worn: bool) -> None:
+    index = AnnIndex.build(VECTORS[:200], ROWS[:200]).without_items(ROWS[:changes])
+    index = index.with_items(VECTORS[200 : 200 + changes], ROWS[200 : 200 + changes])
+    assert index.changed == 2 * changes / 200
+    assert index.is_worn == worn
+
+
+def test_a_device_without_faiss_for_it_is_searched_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    faiss: Any = pytest.importorskip("faiss")
+    if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
+        pytest.skip("this machine has a GPU that Faiss sees")
+    caplog.set_level("INFO", logger="semid.retrieval.faiss_kinds")
+    index = AnnIndex.build(VECTORS, ROWS, "IVF16,Flat", device="cuda")
+    np.testing.assert_array_equal(
+        index.search(QUERIES, 5).items, AnnIndex.build(VECTORS, ROWS, "IVF16,Flat").search(QUERIES, 5).items
+    )
+    assert "searched on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQfp16", "HNSW16"])
+def test_on_a_gpu_the_same_items_are_found(factory: str) -> None:
+    faiss: Any = pytest.importorskip("faiss")
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        pytest.skip("needs faiss-gpu and a GPU")
+    here = AnnIndex.build(VECTORS, ROWS, factory)
+    there = AnnIndex.build(VECTORS, ROWS, factory, device="cuda")
+    for seen in (None, seen_best(300)):
+        found, truth = there.search(QUERIES, 20, seen), here.search(QUERIES, 20, seen)
+        np.testing.assert_allclose(found.scores, truth.scores, atol=2e-3)
+    gone = there.without_items(ROWS[:200]).search(QUERIES, 20)
+    assert not np.isin(gone.items, ROWS[:200]).any()
 
 
 def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
@@ -106,7 +195,7 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
     AnnIndex.build(VECTORS, ROWS).save(tmp_path)
     with pytest.raises(InputError, match="width 16, not 32"):
         AnnIndex.load(tmp_path, dim=32)
-    save_file({"item_rows": np.arange(3)}, tmp_path / ROWS_NAME, metadata={"factory": "Flat"})
+    save_file({"item_rows": np.arange(3)}, tmp_path / ROWS_NAME, metadata={"factory": "Flat", "num_built": "3"})
     with pytest.raises(InputError, match="800 vectors but 3 item rows"):
         AnnIndex.load(tmp_path)
     save_file({"item_rows": np.arange(800)}, tmp_path / ROWS_NAME)
@@ -132,6 +221,12 @@ def test_failing_to_write_is_an_os_error(tmp_path: Path) -> None:
         ("Nonsense", "could not parse index string Nonsense"),
         ("PQ7", "PQ7"),
         ("LSH", "LSH"),
+        ("nan", r"'nan' for width 16 \(could not parse index string nan\): use a Faiss factory string"),
+        ("IVF0,Flat", "it has no lists"),
+        ("HNSW0", "needs two links"),
+        ("IVF4_HNSW1,Flat", "needs two links"),
+        ("IVF-3,Flat", "use a Faiss factory string"),
+        ("", "use a Faiss factory string"),
         ("IVF1024,Flat", "cannot train 'IVF1024,Flat' on 800 vectors"),
     ],
 )
