@@ -67,6 +67,20 @@ def test_an_appended_tokenizer_trains(shop, older, tmp_path, succeeded):
     assert (tmp_path / "model" / "config.json").is_file()
 
 
+def test_append_takes_the_model_along(inside, succeeded):
+    """On the same items the model answers as before, and is one like any other."""
+    places = ("--out", "runs/t", "--model", "runs/model", "--model-out", "runs/m")
+    succeeded("append", "--data", "data", "--tokenizer", "runs/tokenizer", "--model-data", "data", *places)
+    answers = ("--data", "data", "--beam", "20", "--out")
+    for model in ("model", "m"):
+        succeeded("generate", "--model", f"runs/{model}", *answers, f"{model}.jsonl")
+    assert (inside / "m.jsonl").read_text() == (inside / "model.jsonl").read_text()
+    assert (inside / "runs/m/settings.toml").is_file()
+    assert "hybrid" in succeeded(
+        "compare", "--model", "runs/m", "--data", "data", "--queries", "20", "--no-latencies"
+    )
+
+
 def test_drift_of_old_and_new(shop, older, tmp_path, succeeded):
     printed = succeeded("drift", "--data", shop / "data", "--tokenizer", older, "--json", tmp_path / "drift.json")
     report = json.loads((tmp_path / "drift.json").read_text())
@@ -108,6 +122,8 @@ def test_refit_without_keep_is_a_fit(shop, older, tmp_path, succeeded):
     [
         (("append", "--tokenizer", "none"), "No tokenizer at none"),
         (("append", "--data", "none"), "No dataset at none"),
+        (("append", "--model", "none"), "No model at none"),
+        (("append", "--model-out", "m"), "--model-out and --model-data say where a model goes and comes from"),
         (("drift", "--tolerance", "-1"), "The tolerance is -1.0"),
         (("drift", "--confidence", "2"), "The confidence is 2.0"),
         (("refit", "--keep", "--tolerance", "-1"), "The tolerance is -1.0"),

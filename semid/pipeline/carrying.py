@@ -226,8 +226,8 @@ def _action_codes(names: tuple[str, ...], new: Dataset) -> Tensor | None:
     strange = [name for name in new.action_names if name not in names]
     if strange:
         raise InputError(
-            f"{new.location} has the action {strange[0]!r}, but the model knows {', '.join(names) or 'none'}: prepare it with "
-            "these actions, or train again."
+            f"{new.location} has the action {strange[0]!r}, but the model knows {', '.join(names) or 'none'}: "
+            "prepare it with these actions, or train again."
         )
     if new.action_names == names[: len(new.action_names)]:
         return None

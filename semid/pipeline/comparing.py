@@ -96,7 +96,7 @@ def compare_modes(
         {name: _result(answer) for name, answer in answers.items()} | given,
         ks=ks,
         candidates=answerer.recommender.candidates,
-        train_counts=dataset.train_counts,
+        train_counts=answerer.recommender.train_counts,
         action_weights=_target_weights(dataset, queries),
         codes=answerer.recommender.catalogue.codes.cpu().numpy(),
     )

@@ -23,7 +23,7 @@ def conditions(answerer: Answerer, dataset: Dataset, split: str) -> dict[str, An
         "data": _identity(dataset.artifact),
         "split": {"name": split, **cut},
         "candidates": len(recommender.candidates),
-        "candidates_without_training_events": int((dataset.train_counts[recommender.candidates] == 0).sum()),
+        "candidates_without_training_events": int((recommender.train_counts[recommender.candidates] == 0).sum()),
         "filter_seen": answerer.config.filter_seen,
         "model": _identity(recommender.artifact),
         "answers": asdict(answerer.config) | {"budget": [list(part) for part in answerer.config.budget]},

@@ -117,7 +117,7 @@ class _Explainer:
             item=self._names[row],
             codes=self._codes_of(row),
             target=row in self._query.target_items,
-            new=bool(self._dataset.train_counts[row] == 0),
+            new=bool(self._recommender.train_counts[row] == 0),
             ranks={mode: listed.get(row) for mode, listed in places.items()},
             log_probs=() if self._log_probs is None else tuple(self._log_probs[place].tolist()),
             cosine=None if self._cosines is None else float(self._cosines[place]),

@@ -82,6 +82,25 @@ def test_counts_and_ages_are_those_of_a_loop(
     ]
 
 
+@settings(max_examples=50, deadline=None)
+@given(histories=HISTORIES, rows=st.permutations(range(NUM_ITEMS)), gone=st.integers(0, NUM_ITEMS))
+def test_in_another_catalogue_counts_are_those_of_the_same_items(
+    make_dataset: MakeDataset, histories: list[list[tuple[int, int]]], rows: list[int], gone: int
+) -> None:
+    items = [[item for item, _ in history] for history in histories]
+    times = [[at(time, 1) for _, time in history] for history in histories]
+    timeline = Timeline.of(make_dataset(items, NUM_ITEMS, 0, times))
+    there = np.array([*rows[gone:], -1, -1])
+    carried = timeline.carried(there)
+    asked = np.array([at(time, 1) for time in range(-2, 15)])
+    places = np.arange(len(there))[:, None]
+    for found, expected in (
+        (carried.counts(places, asked, 3), timeline.counts(there[:, None], asked, 3)),
+        (carried.last_seen(places, asked), timeline.last_seen(there[:, None], asked)),
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_more_users_than_one_block_holds(make_dataset: MakeDataset) -> None:
     rng = np.random.default_rng(0)
     items, times = rng.integers(0, 50, 70_000), rng.integers(0, 10**6, 70_000)

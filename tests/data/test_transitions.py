@@ -95,6 +95,13 @@ def test_what_is_saved_comes_back(make_dataset: MakeDataset) -> None:
     assert loaded.strengths.dtype == np.float32
 
 
+def test_in_another_catalogue_the_strengths_are_those_of_the_same_items(make_dataset: MakeDataset) -> None:
+    made = Transitions.of(make_dataset([[0, 1, 2, 3], [2, 1, 6], [4, 0]], 7))
+    rows = np.array([-1, 6, 1, 2, -1, 0])
+    before = np.pad(made.strengths.toarray(), (0, 1))  # the last row and column, those of -1, are empty
+    np.testing.assert_array_equal(made.carried(rows).strengths.toarray(), before[np.ix_(rows, rows)])
+
+
 @settings(max_examples=60, deadline=None)
 @given(histories=HISTORIES, seed=st.integers(0, 99))
 def test_ages_by_loop(histories: list[list[int]], seed: int) -> None:

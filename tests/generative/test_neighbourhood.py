@@ -67,6 +67,25 @@ def test_neighbours_are_those_of_a_loop(
             assert set(rows.tolist()) == (neighbours_by_loop(dataset, item, time) or {-1})
 
 
+@settings(max_examples=40, deadline=None)
+@given(histories=HISTORIES, rows=st.permutations(range(NUM_ITEMS)), gone=st.integers(0, NUM_ITEMS))
+def test_in_another_catalogue_events_of_items_that_went_are_no_edges(
+    build: Any, histories: list[list[tuple[int, int]]], rows: list[int], gone: int
+) -> None:
+    """As if they had never been, and the others had been told by their new rows."""
+    there = {row: place for place, row in enumerate(rows[gone:])}
+    told = [[(there[item], time) for item, time in history if item in there] for history in histories]
+    expected = dataset_of(build, told)
+    items = torch.tensor([*rows[gone:], *[-1] * gone])
+    graph = EventGraph.of(dataset_of(build, histories), CPU).carried(items)
+    asked = torch.arange(NUM_ITEMS)
+    for time in (None, START + 4):
+        times = None if time is None else torch.full_like(asked, time)
+        found = graph.sample(asked, times, MANY, seeded())
+        for item, reached in zip(asked.tolist(), found, strict=True):
+            assert set(reached.tolist()) == (neighbours_by_loop(expected, item, time) or {-1})
+
+
 def test_each_question_has_its_own_time(build: Any) -> None:
     dataset = dataset_of(build, [[(0, 1), (1, 2), (2, 3)], [(0, 5), (3, 6)]])
     times = START + torch.tensor([0, 1, 2, 3, 4, 6, 7])
