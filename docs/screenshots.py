@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
-HEIGHT = {"inspect": 1000, "compare": 1250}
+HEIGHT = {"inspect": 1000, "compare": 1560}
 
 
 def main() -> None:

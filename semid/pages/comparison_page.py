@@ -1,4 +1,4 @@
-"""The page of a comparison: figures with intervals, quality over time, slices, differences, costs, example users."""
+"""The page of a comparison: quality with intervals and over time, slices, differences, all figures, example users."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def comparison_sections(
         Section(
             title="Quality",
             intro=" ".join(comparison.notes()),
-            blocks=[*(_bars(comparison, [name], name) for name in main[:2]), _figures(comparison, costs=False)],
+            blocks=[_bars(comparison, [name], name) for name in main[:2]],
         ),
         Section(
             title="Quality over time",
@@ -60,7 +60,7 @@ def comparison_sections(
             intro="On the same queries, corrected for their number; marked where they are no chance.",
             blocks=[_differences(comparison)],
         ),
-        Section(title="Costs", blocks=[_figures(comparison, costs=True)]),
+        Section(title="All figures", blocks=[_figures(comparison, costs=costs) for costs in (False, True)]),
         Section(
             title="Example users",
             intro="Queries such that one mode alone hits, all do or none does; ✓ came next.",
@@ -84,7 +84,7 @@ def _cell(comparison: Comparison, mode: str, name: str) -> str:
 def _figures(comparison: Comparison, *, costs: bool) -> Table:
     names = [name for name in comparison.metric_names() if _is_cost(name) == costs]
     rows = [(name, *(_cell(comparison, mode, name) for mode in comparison.modes)) for name in names]
-    title = "What modes cost" if costs else "All figures, with 95 % intervals by resampling users"
+    title = "What modes cost" if costs else "Quality, with 95 % intervals by resampling users"
     return Table(title=title, rows=[("", *comparison.modes), *rows])
 
 
@@ -111,7 +111,7 @@ def _bars(comparison: Comparison, names: Sequence[str], title: str) -> Plot:
         }
         traces.append(trace | ({"name": mode} if mode else {}))
     layout = {"barmode": "group", "yaxis": {"rangemode": "tozero", "tickformat": _TICKS}, "showlegend": by_mode}
-    return Plot(title=title, data=traces, layout=layout, height=320)
+    return Plot(title=title, data=traces, layout=layout, height=320, half=True)
 
 
 def _trade_off(comparison: Comparison, points: Sequence[TradeOff]) -> Iterator[Plot | Table]:

@@ -30,6 +30,7 @@ class Plot:
         title, note: what it shows, and how to read it.
         data, layout: as plotly's JSON has them.
         height: in pixels.
+        half: whether two of them fit beside each other where the screen is wide.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Plot:
     layout: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     height: int = 380
+    half: bool = False
     kind: str = "plot"
 
 

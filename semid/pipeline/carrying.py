@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from semid.artifacts import check_target
+from semid.artifacts import check_target, open_artifact
 from semid.data.dataset import Dataset
 from semid.data.field_values import in_codes_of
 from semid.data.table.id_index import IdIndex
@@ -23,6 +23,7 @@ from semid.generative.config import ModelConfig
 from semid.generative.model import Model
 from semid.generative.recommender import KIND, GenerativeRecommender
 from semid.pipeline.fitting import save_tokenizer, scratch_folder
+from semid.pipeline.indexing import carried_index, save_index
 from semid.pipeline.lifecycle import AppendReport, take_over
 from semid.pipeline.training import content_features
 from semid.progress import Progress
@@ -100,6 +101,7 @@ def append_and_carry(
     check_target(model_out, KIND)
     report = take_over(tokenizer, new, scratch_folder(out), progress)
     carried = carry_model(recommender, old, new, tokenizer)
+    index = carried_index(recommender, carried, _matched_items(old, new))
     save_tokenizer(tokenizer, new, out, settings=settings)
     parents = {"dataset": new.artifact, "tokenizer": SemanticIdTokenizer.load(out).artifact_}
     carried.save(
@@ -108,6 +110,8 @@ def append_and_carry(
         parents={name: artifact for name, artifact in parents.items() if artifact is not None},
         history=recommender.artifact.load_lines("log.jsonl") if recommender.artifact else (),
     )
+    if index is not None:
+        save_index(index[0], open_artifact(model_out, KIND), index[1])
     return report, carried
 
 

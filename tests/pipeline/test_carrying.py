@@ -16,14 +16,18 @@ from semid.errors import InputError
 from semid.generative.config import FEATURES, InputConfig, ModelConfig
 from semid.generative.recommender import GenerativeRecommender
 from semid.generative.train import TrainConfig
+from semid.pipeline import indexing
 from semid.pipeline.answer import AnswerConfig
 from semid.pipeline.answering import MODES, Answerer
 from semid.pipeline.carrying import append_and_carry, carry_model
 from semid.pipeline.comparing import Rivals, compare_modes
 from semid.pipeline.conditions import conditions
 from semid.pipeline.fitting import fit_tokenizer
+from semid.pipeline.indexing import item_index
 from semid.pipeline.lifecycle import append_items
 from semid.pipeline.training import train_recommender
+from semid.retrieval.ann import AnnIndex
+from semid.retrieval.exact import exact_search
 from semid.tokenizers.tokenizer import SemanticIdTokenizer, TokenizerConfig
 
 NUM_USERS, PLACES = 40, 9
@@ -224,6 +228,33 @@ def test_a_new_item_is_like_the_one_that_looks_like_it(trained: Trained, tmp_pat
     assert not bool(catalogue.trained[ids.index("i85")])
     assert bool(catalogue.trained[ids.index("i7")])
     np.testing.assert_array_equal(catalogue.codes[ids.index("i85")][0], catalogue.codes[ids.index("i7")][0])
+
+
+def test_the_index_beside_the_model_goes_along(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It finds what exact search finds, and was not built anew; not so where vectors look at other items."""
+    monkeypatch.setattr(indexing, "EXACT_UNTIL", 10)
+    tokenizer = SemanticIdTokenizer.load(trained.tokenizer)
+    later = shop(tmp_path, Telling(items=np.r_[np.arange(72, 80), np.arange(65)]))
+    plain = replace(MODEL, features=("id", "codes", "content", "fields"))
+    train_recommender(trained.dataset, tokenizer, plain, ONCE, tmp_path / "plain")
+    for place, anew in ((tmp_path / "plain", False), (trained.model, True)):
+        recommender = GenerativeRecommender.load(place)
+        assert isinstance(item_index(recommender, "IVF2,Flat"), AnnIndex)
+        fitted = SemanticIdTokenizer.load(trained.tokenizer)
+        append_and_carry(fitted, recommender, trained.dataset, later, tmp_path / "t", tmp_path / "m")
+        carried = GenerativeRecommender.load(tmp_path / "m")
+        caplog.clear()
+        with caplog.at_level("INFO", logger="semid.pipeline.indexing"):
+            index = item_index(carried, "IVF2,Flat")
+        assert ("Building the index" in caplog.text) == anew
+        np.testing.assert_array_equal(np.sort(index.rows), np.arange(73))
+        found = index.search(carried.item_vectors, 73)
+        exact = exact_search(carried.item_vectors, carried.item_vectors, 73)
+        np.testing.assert_allclose(found.scores, exact.scores, atol=1e-5)
+        scored = np.einsum("qkd,qd->qk", carried.item_vectors[found.items], carried.item_vectors)
+        np.testing.assert_allclose(scored, found.scores, atol=1e-5)
 
 
 def fails(trained: Trained, later: Dataset, sentence: str) -> None:
