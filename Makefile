@@ -23,14 +23,15 @@ lint: $(VENV)/.installed
 # For the tests that look at pages; without one they say so and are skipped.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+		timeout 150 sh -c 'apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium' >/dev/null 2>&1 || \
 		echo "No browser could be installed: the tests of pages in a browser are skipped."
 
 # Torch first and alone, so that no other package's range brings another build of it.
+# Nothing is compiled to bytecode: what is imported will be, at its first import.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,dev]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt torch
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[cpu,dev]'
 	touch $@
 
 clean:
