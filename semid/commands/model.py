@@ -314,7 +314,7 @@ def compare(
         if points:
             print_table(
                 trade_off_rows(points, max(k)),
-                title="Quality over time in batches of 64; * none is better and as fast",
+                title=f"Quality over time of {points[0].queries:,} queries, 64 at once; * none is better and as fast",
             )
     if json is not None:
         result = comparison.to_dict(data=str(data), split=split)

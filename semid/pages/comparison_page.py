@@ -154,7 +154,7 @@ def _trade_off(comparison: Comparison, points: Sequence[TradeOff]) -> Iterator[P
     }
     yield Plot(title=f"NDCG@{k} over time", data=traces, layout=layout, height=440)
     if points:
-        yield Table(title="Settings", rows=trade_off_rows(points, k))
+        yield Table(title=f"Settings, asked of {points[0].queries:,} queries", rows=trade_off_rows(points, k))
 
 
 def _better(one: Mapping[str, float], other: Mapping[str, float], k: int) -> bool:

@@ -27,6 +27,7 @@ class TradeOff:
     Attributes:
         mode: of MODES.
         setting: such as ``"beam 50"`` or a Faiss factory string.
+        queries: how many were asked.
         ndcg, hit_rate: at k.
         milliseconds: a query, in batches of 64, the median.
         best: whether no other setting of any mode is better and as fast.
@@ -34,6 +35,7 @@ class TradeOff:
 
     mode: str
     setting: str
+    queries: int
     ndcg: float
     hit_rate: float
     milliseconds: float
@@ -103,6 +105,7 @@ def _measured(answerer: Answerer, mode: str, setting: str, queries: Queries, tar
     return TradeOff(
         mode=mode,
         setting=setting,
+        queries=len(queries),
         ndcg=float(metrics.ndcg.mean()),
         hit_rate=float(metrics.hit_rate.mean()),
         milliseconds=taken.median / min(_BATCH, len(queries)),

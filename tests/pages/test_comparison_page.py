@@ -55,13 +55,14 @@ def test_the_line_joins_what_nothing_dominates() -> None:
     [plot] = blocks("Quality over time")
     assert (plot.data[-1]["x"], plot.data[-1]["y"]) == ([5.0, 20.0], [0.3, 0.4])
     points = [
-        TradeOff(mode=mode, setting=setting, ndcg=ndcg, hit_rate=0, milliseconds=time, best=time != 3)
+        TradeOff(mode=mode, setting=setting, queries=8, ndcg=ndcg, hit_rate=0, milliseconds=time, best=time != 3)
         for mode, setting, ndcg, time in (("a", "beam 9", 0.3, 2), ("a", "x", 0.2, 3), ("b", "y", 0.4, 5))
     ]
     plot, table = blocks("Quality over time", points=points)
     assert [trace["name"] for trace in plot.data[:-1]] == ["a", "b"]
     assert (plot.data[-1]["x"], plot.data[-1]["y"]) == ([2, 5], [0.3, 0.4])
     assert len(table.rows) == 4
+    assert table.title.endswith("8 queries")
 
 
 def test_differences_are_marked_where_they_are_no_chance() -> None:

@@ -48,7 +48,7 @@ def test_quality_is_that_of_the_answers_at_each_setting(dataset, answerer) -> No
 
 def test_one_dominates_another_that_is_neither_better_nor_faster() -> None:
     def point(ndcg: float, ms: float) -> TradeOff:
-        return TradeOff(mode="ann", setting="", ndcg=ndcg, hit_rate=0, milliseconds=ms)
+        return TradeOff(mode="ann", setting="", queries=1, ndcg=ndcg, hit_rate=0, milliseconds=ms)
 
     assert _dominates(point(0.2, 1), point(0.1, 1))
     assert _dominates(point(0.2, 1), point(0.2, 2))
