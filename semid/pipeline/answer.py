@@ -66,8 +66,10 @@ class AnswerConfig:
             raise InputError(f"budget={dict(self.budget)} must name each action once, with at least one place.")
         if self.budget and sum(places) != self.k:
             raise InputError(f"The budget has {sum(places)} places, but k={self.k}: make them equal.")
-        if self.k < 1 or self.beam < self.k:
-            raise InputError(f"beam={self.beam} must be at least k={self.k}, and k at least 1.")
+        if self.k < 1:
+            raise InputError(f"k={self.k} must be at least 1.")
+        if self.beam < self.k:
+            raise InputError(f"beam={self.beam} must be at least k={self.k}: widen the beam, or ask for fewer items.")
 
 
 @dataclass(frozen=True, eq=False)
