@@ -345,7 +345,7 @@ def test_the_wanted_action_changes_the_answer(recommender, queries):
 def test_wrong_settings():
     with pytest.raises(InputError, match="beam=4 must be at least k=5"):
         AnswerConfig(k=5, beam=4)
-    with pytest.raises(InputError, match="k at least 1"):
+    with pytest.raises(InputError, match="k=0 must be at least 1"):
         AnswerConfig(k=0)
 
 
